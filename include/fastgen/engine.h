@@ -1,0 +1,150 @@
+// The engine that a program embeds: token requests in, events out. Strings are text.h's affair.
+//
+//   auto engine = Engine::create({.model = "folder"});
+//   EventRing& ring = engine->ring(0);
+//   if (auto ticket = engine->try_admit()) engine->submit(std::move(*ticket), request);
+//   while (...) { ring.wait(100); for (Event event; ring.pop(event);) ...; }
+//
+// Threads: create, stop and the destructor belong to one thread. try_admit, validate, submit, cancel,
+// stats and info may be called from any thread at any time between. Each EventRing belongs to one thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fastgen/error.h"
+#include "fastgen/types.h"
+
+namespace fastgen {
+
+struct EngineConfig {
+  std::string model;                // a folder, or a name in the local Hugging Face cache; empty: the default model
+  std::string revision = "main";    // of a name in the cache
+  std::string backend = "cpu";      // "cpu", "cuda", "echo", "late", "late:echo"
+  std::string dtype = "auto";       // "auto", "bfloat16", "float32"
+  bool dummy_weights = false;       // random weights from the config alone
+  std::uint64_t seed = 0;           // of dummy weights
+
+  std::int32_t max_model_len = 0;   // tokens of prompt and output; 0: the model's own, lowered to what the KV arena holds
+  double kv_gb = 0;                 // CPU: size of the KV arena, 1e9 bytes; 0: a quarter of free memory
+  double gpu_gb = 0;                // CUDA: all that the process may take; an Error with any other backend
+  std::int32_t block_size = 64;     // tokens, 1..1024
+  std::int32_t max_batch = 0;       // decode rows of a step; 0: 256
+  std::int32_t max_prefill = 0;     // prefill tokens of a step; 0: the backend's two defaults (design: busy and idle)
+  std::int32_t max_queue = 1024;    // tickets: requests submitted and not finished
+  std::int32_t num_threads = 0;     // CPU: compute threads; 0: all cores
+  bool use_graphs = true;           // replay captured decode steps where the backend can
+
+  std::int32_t num_event_rings = 1;
+  std::int32_t event_ring_size = 16384;  // records; a full ring pauses the sequences that write to it, nothing is lost
+
+  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> on_load;  // progress, from the loading thread
+};
+
+// What came of the configuration.
+struct EngineInfo {
+  std::string model_folder;
+  std::string architecture;
+  std::string backend;
+  std::string device;
+  std::string dtype;
+  std::int32_t vocab = 0;
+  std::int32_t max_model_len = 0;
+  bool max_model_len_lowered = false;  // below the model's own because the arena holds no more
+  std::int32_t max_batch = 0;
+  std::int32_t max_queue = 0;
+  std::int32_t block_size = 0;
+  std::int64_t kv_tokens = 0;  // how many tokens of K and V fit
+  std::int64_t kv_bytes = 0;
+  std::int64_t weight_bytes = 0;
+  std::int64_t num_parameters = 0;
+  std::vector<TokenId> eos_ids;
+  double load_seconds = 0;
+};
+
+// A snapshot; counters only grow.
+struct EngineStats {
+  std::uint64_t num_steps = 0;
+  std::uint64_t num_graph_steps = 0;
+  std::uint64_t prefill_tokens = 0;
+  std::uint64_t decode_tokens = 0;
+  std::uint64_t num_finished = 0;     // choices
+  std::uint64_t num_preemptions = 0;
+  std::uint64_t num_ring_waits = 0;   // times that a sequence was left out of a step because its ring was full
+  std::uint64_t last_step_us = 0;     // steady clock
+  std::int32_t tickets_in_use = 0;
+  std::int32_t num_waiting = 0;       // sequences not yet in the batch
+  std::int32_t num_running = 0;
+  std::int64_t num_blocks = 0;
+  std::int64_t num_free_blocks = 0;
+  bool failed = false;  // the backend failed: every open choice got kError, submit still answers with kError
+};
+
+// One consumer's events. Single consumer; the engine is the single producer.
+class EventRing {
+ public:
+  virtual ~EventRing() = default;
+  // The next event; false if there is none.
+  virtual bool pop(Event& event) = 0;
+  // The alternatives of the event popped last; valid until the next pop.
+  virtual std::span<const TopLogprob> top(const Event& event) const = 0;
+  // Readable (poll, epoll, Asio) when events may be there; acknowledge() before draining with pop.
+  virtual int fd() const = 0;
+  virtual void acknowledge() = 0;
+  // Blocks until an event may be there or the time is over; true if one may be.
+  virtual bool wait(int timeout_ms) = 0;
+};
+
+class Engine;
+
+// The right to have one request in the engine. Taken before any work is spent on the request; goes back
+// with the request's last finish event, or when the ticket is dropped without a submit.
+class Ticket {
+ public:
+  Ticket(Ticket&& other) noexcept;
+  Ticket& operator=(Ticket&& other) noexcept;
+  ~Ticket();
+
+ private:
+  friend class Engine;
+  Ticket(Engine* engine, std::uint32_t slot) : engine_(engine), slot_(slot) {}
+  Engine* engine_ = nullptr;
+  std::uint32_t slot_ = 0;
+};
+
+class Engine {
+ public:
+  // Loads the model and starts the engine thread. Throws Error naming the file or flag.
+  static std::unique_ptr<Engine> create(const EngineConfig& config);
+  virtual ~Engine() = default;  // stops
+
+  virtual const EngineInfo& info() const = 0;
+  virtual EngineStats stats() const = 0;
+  virtual EventRing& ring(std::int32_t ring_idx) = 0;
+
+  // None: EngineConfig::max_queue requests are in. Never waits.
+  virtual std::optional<Ticket> try_admit() = 0;
+  // What is wrong with a request; empty: nothing. `field` (if given) receives the name of the field, as in SamplingParams.
+  virtual std::string validate(const Request& request, std::string* field = nullptr) const = 0;
+  // Never fails and never waits for a request that validate accepts; aborts on another. Every choice ends with one kFinish.
+  virtual RequestId submit(Ticket ticket, Request request) = 0;
+  // Ends one choice, or all with choice_idx -1, with kCancelled within two steps; tokens already in the
+  // ring stay there. Does nothing for a request that is over.
+  virtual void cancel(RequestId request, std::int32_t choice_idx = -1) = 0;
+
+  // Cancels everything, waits for the engine thread. Rings can still be drained.
+  virtual void stop() = 0;
+
+ protected:
+  friend class Ticket;
+  virtual void return_ticket(std::uint32_t slot) = 0;
+  static Ticket make_ticket(Engine* engine, std::uint32_t slot) { return Ticket(engine, slot); }
+  static std::uint32_t take_slot(Ticket& ticket);
+};
+
+}  // namespace fastgen
