@@ -1,0 +1,116 @@
+#include "text/splitters.h"
+
+#include "text/char_class.h"
+#include "text/utf8.h"
+
+namespace fastgen {
+
+namespace {
+
+constexpr int kAnySpace = kSpace | kNewline;
+
+struct Peek {
+  int cls = 0;  // 0 at the end of the text
+  std::size_t bytes = 0;
+};
+
+Peek peek(std::string_view text, std::size_t at) {
+  if (at >= text.size()) return {};
+  Utf8Char c = decode_utf8(text.data() + at);
+  return {char_class(c.code), c.bytes};
+}
+
+// First place from `at` on whose character is in none of `classes`.
+std::size_t skip(std::string_view text, std::size_t at, int classes) {
+  for (Peek next = peek(text, at); (next.cls & classes) != 0; next = peek(text, at)) at += next.bytes;
+  return at;
+}
+
+// 's 't 're 've 'm 'll 'd: its length at the beginning of `text`, or 0.
+std::size_t contraction(std::string_view text, bool any_case) {
+  static constexpr std::string_view kLongS = "'\xc5\xbf";  // folds to 's
+  if (text[0] != '\'' || text.size() < 2) return 0;
+  auto letter = [&](std::size_t i) {
+    char c = i < text.size() ? text[i] : '\0';
+    return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  };
+  switch (letter(1)) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd':
+      return 2;
+    case 'r':
+    case 'v':
+      return letter(2) == 'e' ? 3 : 0;
+    case 'l':
+      return letter(2) == 'l' ? 3 : 0;
+    default:
+      return any_case && text.starts_with(kLongS) ? kLongS.size() : 0;
+  }
+}
+
+// \s+(?!\S)|\s+ for text that begins with white space: a run before other text leaves its last character to
+// that.
+std::size_t space_word(std::string_view text) {
+  std::size_t at = 0, last = 0;
+  for (Peek next = peek(text, 0); (next.cls & kAnySpace) != 0; next = peek(text, at))
+    last = at, at += next.bytes;
+  return at == text.size() || last == 0 ? at : last;
+}
+
+// \s*[\r\n]+ for text that begins with white space: up to the run's last newline; 0 without one.
+std::size_t newline_word(std::string_view text) {
+  std::size_t at = 0, end = 0;
+  for (Peek next = peek(text, 0); (next.cls & kAnySpace) != 0; next = peek(text, at)) {
+    at += next.bytes;
+    if (next.cls == kNewline) end = at;
+  }
+  return end;
+}
+
+std::size_t number_word(std::string_view text, int num_digits_max) {
+  std::size_t at = 0;
+  for (int i = 0; i < num_digits_max; ++i) {
+    Peek next = peek(text, at);
+    if (next.cls != kNumber) break;
+    at += next.bytes;
+  }
+  return at;
+}
+
+template <int kNumDigits>
+std::size_t llama_word(std::string_view text) {
+  if (std::size_t bytes = contraction(text, true)) return bytes;
+  Peek first = peek(text, 0);
+  if (first.cls == kLetter) return skip(text, first.bytes, kLetter);
+  if (first.cls == kNumber) return number_word(text, kNumDigits);
+  if (first.cls != kNewline && peek(text, first.bytes).cls == kLetter)
+    return skip(text, first.bytes, kLetter);
+  std::size_t symbols = text[0] == ' ' ? 1 : 0;
+  if (std::size_t end = skip(text, symbols, kOtherChar); end > symbols) return skip(text, end, kNewline);
+  if (std::size_t bytes = newline_word(text)) return bytes;
+  return space_word(text);
+}
+
+}  // namespace
+
+std::size_t gpt2_word(std::string_view text) {
+  if (std::size_t bytes = contraction(text, false)) return bytes;
+  std::size_t start = text[0] == ' ' ? 1 : 0;
+  Peek first = peek(text, start);
+  if ((first.cls & (kLetter | kNumber | kOtherChar)) != 0) return skip(text, start + first.bytes, first.cls);
+  return space_word(text);
+}
+
+std::size_t llama3_word(std::string_view text) { return llama_word<3>(text); }
+std::size_t qwen2_word(std::string_view text) { return llama_word<1>(text); }
+
+WordSplitter find_splitter(std::string_view pattern) {
+  if (pattern == kGpt2Pattern) return gpt2_word;
+  if (pattern == kLlama3Pattern) return llama3_word;
+  if (pattern == kQwen2Pattern) return qwen2_word;
+  return nullptr;
+}
+
+}  // namespace fastgen

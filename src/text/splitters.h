@@ -1,0 +1,29 @@
+// Hand-written forms of the splitting patterns that most models use, several times faster than a regex
+// engine. Each returns the length in bytes of the first match of its pattern in `text`, which is not empty
+// and valid UTF-8; the patterns leave nothing out, so that calling again on the rest cuts the whole text into
+// words.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace fastgen {
+
+// GPT-2 (Radford et al. 2019); ByteLevel's use_regex.
+inline constexpr std::string_view kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+std::size_t gpt2_word(std::string_view text);
+
+inline constexpr std::string_view kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+std::size_t llama3_word(std::string_view text);
+
+inline constexpr std::string_view kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+std::size_t qwen2_word(std::string_view text);
+
+using WordSplitter = std::size_t (*)(std::string_view text);
+// The hand-written form of a pattern, or null.
+WordSplitter find_splitter(std::string_view pattern);
+
+}  // namespace fastgen

@@ -1,0 +1,127 @@
+#include <fmt/format.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "base/check.h"
+#include "fastgen/error.h"
+#include "text/tokenizer_impl.h"
+#include "text/utf8.h"
+
+namespace fastgen {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string read_text_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream bytes;
+  if (in) bytes << in.rdbuf();
+  if (!in || bytes.fail()) throw Error(fmt::format("{}: cannot be read", path.string()));
+  return std::move(bytes).str();
+}
+
+std::string trust_mask(const MarkedText& marked) {
+  std::string mask(marked.text.size(), '\0');
+  for (ByteRange range : marked.trusted) {
+    FG_CHECK(range.begin <= range.end && range.end <= mask.size(), range.begin, range.end, mask.size());
+    std::fill(mask.begin() + range.begin, mask.begin() + range.end, '\1');
+  }
+  return mask;
+}
+
+// Ill-formed bytes become U+FFFD.
+MarkedPiece made_valid(const MarkedPiece& piece, TextArena& arena) {
+  if (is_valid_utf8(piece.text)) return piece;
+  PieceRewriter out(piece);
+  for (std::size_t at = 0; at < piece.text.size();) {
+    Utf8Step step = next_utf8(piece.text.substr(at));
+    bool valid = step.kind == Utf8Step::Kind::kChar;
+    valid ? out.keep(at, at + step.bytes) : out.put(at, at + step.bytes, kReplacementChar);
+    at += step.bytes;
+  }
+  return out.finish(arena);
+}
+
+}  // namespace
+
+std::vector<TokenId> Tokenizer::Impl::encode(MarkedPiece piece, bool add_special) const {
+  TextArena arena;
+  Bpe::ScratchPtr scratch = Bpe::make_scratch();
+  std::vector<Word> words, word_scratch;
+  std::vector<TokenId> ids;
+  if (add_special) ids = prefix;
+
+  auto encode_normalized = [&](const MarkedPiece& text) {
+    pre_tokenizer.split({text.text, text.at_start}, words, word_scratch, arena);
+    for (const Word& word : words) bpe->encode(word.text, ids, *scratch);
+  };
+  // Tokens looked for in raw text come first; what lies between is normalized and searched for the others.
+  std::vector<AddedTokenFinder::Segment> raw_segments, segments;
+  raw_finder->split(made_valid(piece, arena), raw_segments);
+  for (const auto& raw : raw_segments) {
+    if (raw.id >= 0) {
+      ids.push_back(raw.id);
+      continue;
+    }
+    segments.clear();
+    normalized_finder->split(normalizer.apply(raw.piece, arena), segments);
+    for (const auto& segment : segments) {
+      segment.id >= 0 ? ids.push_back(segment.id) : encode_normalized(segment.piece);
+    }
+  }
+  if (add_special) ids.insert(ids.end(), suffix.begin(), suffix.end());
+  return ids;
+}
+
+Tokenizer::Tokenizer(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::~Tokenizer() = default;
+
+std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& folder) {
+  fs::path file = folder / "tokenizer.json", config = folder / "tokenizer_config.json";
+  auto impl = read_tokenizer(read_text_file(file), file.string());
+  if (fs::exists(config)) read_tokenizer_config(read_text_file(config), config.string(), *impl);
+  return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));
+}
+
+std::shared_ptr<const Tokenizer> Tokenizer::parse(std::string_view tokenizer_json, std::string_view name) {
+  return std::shared_ptr<const Tokenizer>(new Tokenizer(read_tokenizer(tokenizer_json, name)));
+}
+
+std::vector<TokenId> Tokenizer::encode(std::string_view text, bool add_special,
+                                       SpecialText special_text) const {
+  std::string mask;
+  if (special_text == SpecialText::kAsText) mask.assign(text.size(), '\0');
+  return impl_->encode({text, mask, true}, add_special);
+}
+
+std::vector<TokenId> Tokenizer::encode(const MarkedText& text, bool add_special, bool trust_content) const {
+  std::string mask;
+  if (!trust_content) mask = trust_mask(text);
+  return impl_->encode({text.text, mask, true}, add_special);
+}
+
+std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) const {
+  std::string out;
+  Detokenizer detokenizer(impl_->decoder);
+  for (TokenId id : ids) {
+    if (impl_->names.has(id) && !(skip_special && impl_->special[id]))
+      detokenizer.push(impl_->names.at(id), out);
+  }
+  detokenizer.finish(out);
+  return out;
+}
+
+std::int32_t Tokenizer::vocab_size() const { return impl_->names.size(); }
+
+std::string Tokenizer::token_bytes(TokenId id) const {
+  return impl_->names.has(id) ? token_text(impl_->decoder, impl_->names.at(id), false).text : std::string();
+}
+
+std::optional<TokenId> Tokenizer::find(std::string_view token) const { return impl_->names.find(token); }
+bool Tokenizer::is_special(TokenId id) const { return impl_->names.has(id) && impl_->special[id] != 0; }
+const std::string& Tokenizer::bos_token() const { return impl_->bos_token; }
+const std::string& Tokenizer::eos_token() const { return impl_->eos_token; }
+
+}  // namespace fastgen
