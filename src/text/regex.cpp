@@ -59,6 +59,13 @@ class Translator {
     ++at_;
   }
 
+  void braces() {  // of \p{L} and \x{85}
+    std::size_t end = pattern_.find('}', at_);
+    if (end == std::string_view::npos) refuse("{ without }");
+    out_ += pattern_.substr(at_, end + 1 - at_);
+    at_ = end + 1;
+  }
+
   void posix_class() {
     std::size_t end = pattern_.find(":]", at_);
     if (end == std::string_view::npos) refuse("[: without :]");
@@ -81,6 +88,7 @@ class Translator {
       out_ += pattern_.substr(at_, 2);
     }
     at_ += 2;
+    if ((c == 'p' || c == 'P' || c == 'x') && next_is("{")) braces();
     class_is_empty_ = false;
   }
 

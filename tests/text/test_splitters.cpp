@@ -1,0 +1,90 @@
+#include <utf8proc.h>
+
+#include "support/support.h"
+#include "text/char_class.h"
+#include "text/random_text.h"
+#include "text/regex.h"
+#include "text/splitters.h"
+
+namespace fastgen {
+
+namespace {
+
+using test::Rng;
+
+std::vector<std::string> words_of(WordSplitter splitter, std::string_view text) {
+  std::vector<std::string> words;
+  while (!text.empty()) {
+    std::size_t bytes = splitter(text);
+    REQUIRE(bytes > 0);
+    REQUIRE(bytes <= text.size());
+    words.emplace_back(text.substr(0, bytes));
+    text.remove_prefix(bytes);
+  }
+  return words;
+}
+
+std::vector<std::string> words_of(const Regex& regex, std::string_view text) {
+  std::vector<std::string> words;
+  Regex::Search search(regex, text);
+  while (auto match = search.next()) words.emplace_back(text.substr(match->begin, match->end - match->begin));
+  return words;
+}
+
+// PCRE2 10.42 knows Unicode 14, char_class 16: characters that came between have no class there.
+bool same_class(char32_t code, const Regex& letter, const Regex& number) {
+  std::string text;
+  append_utf8(text, code);
+  CharClass known = char_class(code);
+  return words_of(letter, text).empty() == (known != kLetter) &&
+         words_of(number, text).empty() == (known != kNumber);
+}
+
+}  // namespace
+
+TEST_CASE("splitters: hand-written forms cut as their patterns do, on random Unicode") {
+  Rng rng(test::seed());
+  Regex letter(R"(\p{L})", "test"), number(R"(\p{N})", "test");
+  for (std::string_view pattern : {kGpt2Pattern, kLlama3Pattern, kQwen2Pattern}) {
+    Regex regex(pattern, "test");
+    WordSplitter splitter = find_splitter(pattern);
+    REQUIRE((splitter != nullptr));
+    for (int round = 0; round < 20000; ++round) {
+      std::string text;
+      for (std::size_t i = test::below(rng, 12); i > 0; --i) {
+        char32_t code = test::random_char(rng);
+        if (code < 128 || same_class(code, letter, number)) append_utf8(text, code);
+      }
+      CAPTURE(pattern);
+      CAPTURE(text);
+      REQUIRE(words_of(splitter, text) == words_of(regex, text));
+    }
+  }
+  CHECK((find_splitter("x") == nullptr));
+}
+
+TEST_CASE("splitters: classes differ from PCRE2's only where Unicode has grown") {
+  Regex letter(R"(\p{L})", "test"), number(R"(\p{N})", "test"), space(R"(\s)", "test");
+  int num_differences = 0;
+  for (char32_t code = 0; code < 0x30000; ++code) {
+    if (code >= 0xd800 && code < 0xe000) continue;
+    std::string text;
+    append_utf8(text, code);
+    REQUIRE(words_of(space, text).empty() != is_white_space(code));
+    num_differences += !same_class(code, letter, number);
+  }
+  CHECK(num_differences < 6000);  // what Unicode 15, 15.1 and 16 added
+  CHECK(char_class(0x2EBF0) == kLetter);
+  CHECK(char_class(0x10D40) == kNumber);
+}
+
+TEST_CASE("splitters: known cuts") {
+  using Words = std::vector<std::string>;
+  CHECK(words_of(gpt2_word, "it's  fine\n\nnow  ") ==
+        Words{"it", "'s", " ", " fine", "\n", "\n", "now", "  "});
+  CHECK(words_of(llama3_word, "IT'S 12345\t\n x.\n") ==
+        Words{"IT", "'S", " ", "123", "45", "\t\n", " x", ".\n"});
+  CHECK(words_of(qwen2_word, "a 12") == Words{"a", " ", "1", "2"});
+}
+
+}  // namespace fastgen
