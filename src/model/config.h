@@ -20,6 +20,8 @@ struct RopeConfig {
   double low_freq_factor = 1;
   double high_freq_factor = 4;
   double original_max_positions = 8192;
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {

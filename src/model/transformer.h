@@ -47,11 +47,11 @@ struct ForwardBatch {
 
 class Transformer {
  public:
-  // Allocates activations for steps of up to `limits`; call before Backend::seal.
+  // Allocates activations for steps of up to `limits`, and has the backend reserve its own; call before Backend::seal.
   Transformer(Backend& backend, const ModelConfig& config, ModelWeights weights, std::int32_t max_model_len,
               const OpLimits& limits);
 
-  // Queues one step on the compute stream: no allocation, no waiting.
+  // Queues one step on the compute stream: no allocation, no waiting. Prompt rows go through the head max_logit_rows at a time.
   void forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens);
 
   const ModelConfig& config() const { return config_; }
@@ -64,13 +64,13 @@ class Transformer {
   Backend& backend_;
   ModelConfig config_;
   ModelWeights weights_;
-  Tensor rope_;      // [max_model_len, D] f32
+  Tensor rope_;      // [max_model_len, D] f32; none where the backend uses no weights
   Tensor residual_;  // [T, E]
   Tensor normed_;    // [T, E] product
   Tensor q_;         // [T, H, D] product
   Tensor attended_;  // [T, H * D] product
   Tensor ffn_;       // [T, F] product
-  Tensor logits_in_;  // [R, E]; rows gathered for the head
+  Tensor logits_in_;  // [R, E] product; rows gathered for the head
 };
 
 }  // namespace fastgen
