@@ -1,0 +1,29 @@
+#include <string>
+
+#include "backend/backend.h"
+#include "fastgen/error.h"
+#include "support/support.h"
+
+using namespace fastgen;
+
+TEST_CASE("factory: every name makes what it says") {
+  const BackendOptions options{.num_threads = 1};
+  CHECK(make_backend("cpu", options)->name() == "cpu");
+  CHECK(make_backend("echo", options)->name() == "echo");
+  CHECK(make_backend("late", options)->name() == "late:cpu");
+  CHECK(make_backend("late:echo", options)->name() == "late:echo");
+  CHECK(make_backend("late:echo", options)->uses_weights() == false);
+  CHECK(make_backend("late", options)->uses_weights() == true);
+}
+
+TEST_CASE("factory: an unknown or absent backend names the flag and the choices") {
+  CHECK_THROWS_WITH_AS(make_backend("tpu", {}),
+                       "--backend tpu: unknown, the choices are cpu, echo, late, late:echo, cuda", Error);
+  CHECK_THROWS_AS(make_backend("", {}), Error);
+  CHECK_THROWS_AS(make_backend("late:late", {}), Error);
+  try {
+    make_backend("cuda", {});
+  } catch (const Error& error) {
+    CHECK(std::string(error.what()).starts_with("--backend cuda"));
+  }
+}
