@@ -95,13 +95,15 @@ void merge(const AttendArgs& args, const Merge& merge, const float* partials) {
   }
 }
 
-void run_round(ThreadPool& pool, Workspace& workspace, const AttendArgs& args, Round& round, float* partials) {
+void run_round(ThreadPool& pool, Workspace& workspace, bool native, const AttendArgs& args, Round& round,
+               float* partials) {
   const std::int64_t scratch_floats = attend_scratch_floats(args.q.shape[2]);
   // Later tiles of a sequence see more keys: the longest first, so that threads end together.
   pool.parallel_for(round.num_items, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
     float* scratch = workspace.threads[static_cast<std::size_t>(thread)].attention.get<float>(scratch_floats);
     for (std::int64_t i = begin; i < end; ++i) {
-      attend_item(args, round.items[round.num_items - 1 - i], partials, scratch);
+      const AttendItem& item = round.items[round.num_items - 1 - i];
+      native ? attend_item_bf16(args, item, partials, scratch) : attend_item(args, item, partials, scratch);
     }
   });
   pool.parallel_for(round.num_merges, 8, [&](std::int64_t begin, std::int64_t end, int) {
@@ -112,7 +114,8 @@ void run_round(ThreadPool& pool, Workspace& workspace, const AttendArgs& args, R
 
 }  // namespace
 
-void attend(ThreadPool& pool, Workspace& workspace, const AttendArgs& args) {
+void attend(ThreadPool& pool, Workspace& workspace, bool native_bf16, const AttendArgs& args) {
+  const bool native = native_bf16 && can_attend_bf16(args);
   const std::int64_t kv_heads = args.arena.layout.num_kv_heads, head_dim = args.q.shape[2];
   FG_CHECK(args.q.shape[1] % kv_heads == 0 && head_dim == args.arena.layout.head_dim, args.q.shape[1], kv_heads, head_dim);
   FG_CHECK(head_dim <= kAttendMaxDim && args.out.dtype == args.q.dtype, head_dim);
@@ -138,12 +141,12 @@ void attend(ThreadPool& pool, Workspace& workspace, const AttendArgs& args) {
         tile.pair_begin = static_cast<std::int32_t>(pair);
         tile.pair_end = static_cast<std::int32_t>(std::min(pair + tile_pairs, num_queries * group));
         if (add_tile(args, round, tile, num_queries, context_len[b])) continue;
-        run_round(pool, workspace, args, round, partials);
+        run_round(pool, workspace, native, args, round, partials);
         FG_CHECK(add_tile(args, round, tile, num_queries, context_len[b]), b);
       }
     }
   }
-  run_round(pool, workspace, args, round, partials);
+  run_round(pool, workspace, native, args, round, partials);
 }
 
 void reserve_attention(Workspace& workspace, const OpLimits& limits) {

@@ -15,7 +15,8 @@
 
 namespace fastgen {
 
-void attend(ThreadPool& pool, Workspace& workspace, const AttendArgs& args);
+// native_bf16: with the AVX512-BF16 implementation where it fits.
+void attend(ThreadPool& pool, Workspace& workspace, bool native_bf16, const AttendArgs& args);
 // Grows the workspace to what attend() needs for any batch within the limits.
 void reserve_attention(Workspace& workspace, const OpLimits& limits);
 
@@ -27,7 +28,7 @@ struct AttendItem {
   std::int32_t partial = -1;                  // first row of the partial results; < 0: writes `out` itself
 };
 
-inline constexpr int kAttendTileRows = 48;   // pairs of one item
+inline constexpr int kAttendTileRows = 96;   // pairs of one item
 inline constexpr int kAttendKeyBlock = 64;   // keys whose scores are held at once
 inline constexpr int kAttendSplitKeys = 512;  // decode: keys of one item
 inline constexpr int kAttendMaxDim = 256;
@@ -36,6 +37,9 @@ inline constexpr int kAttendMaxDim = 256;
 inline constexpr std::int64_t partial_floats(std::int64_t head_dim) { return head_dim + 2; }
 
 void attend_item(const AttendArgs& args, const AttendItem& item, float* partials, float* scratch);
+bool can_attend_bf16(const AttendArgs& args);
+void attend_item_bf16(const AttendArgs& args, const AttendItem& item, float* partials, float* scratch);
+// Enough for either.
 std::int64_t attend_scratch_floats(std::int64_t head_dim);
 
 }  // namespace fastgen

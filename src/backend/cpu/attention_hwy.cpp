@@ -48,7 +48,7 @@ Scratch carve(float* base, std::int64_t head_dim) {
   s.scores = s.values + kKeys * s.dim;
   s.sums = s.scores + kAttendTileRows * kKeys;
   s.max = s.sums + kAttendTileRows * s.dim;
-  s.total = s.max + 64;
+  s.total = s.max + kAttendTileRows;
   return s;
 }
 
@@ -259,7 +259,7 @@ void attend_item(const AttendArgs& args, const AttendItem& item, float* partials
 
 std::int64_t attend_scratch_floats(std::int64_t head_dim) {
   const std::int64_t dim = (head_dim + 15) / 16 * 16;
-  return dim * (2 * kAttendTileRows + 2 * kAttendKeyBlock) + kAttendTileRows * kAttendKeyBlock + 128;
+  return dim * (2 * kAttendTileRows + 2 * kAttendKeyBlock) + kAttendTileRows * (kAttendKeyBlock * 2 + 32);
 }
 }  // namespace fastgen
 #endif

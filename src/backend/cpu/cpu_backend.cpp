@@ -4,13 +4,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <functional>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include <fmt/format.h>
 
+#include "backend/call_recorder.h"
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_info.h"
 #include "backend/cpu/memory.h"
@@ -70,10 +68,10 @@ class CpuBackend final : public Backend {
   Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override;
 
   void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override {
-    call(stream, [=] { std::memcpy(device, pinned, bytes); });
+    calls_.run(stream, [=] { std::memcpy(device, pinned, bytes); });
   }
   void download(Stream stream, void* pinned, const void* device, std::size_t bytes) override {
-    call(stream, [=] { std::memcpy(pinned, device, bytes); });
+    calls_.run(stream, [=] { std::memcpy(pinned, device, bytes); });
   }
   FenceId record(Stream) override { return 0; }
   void wait(Stream, FenceId) override {}
@@ -81,68 +79,47 @@ class CpuBackend final : public Backend {
   void host_wait(FenceId) override {}
 
   bool has_graphs() const override { return true; }
-  void begin_capture() override {
-    FG_CHECK(!capturing_, graphs_.size());
-    capturing_ = true;
-    graphs_.emplace_back();
-  }
-  GraphId end_capture() override {
-    FG_CHECK(capturing_, graphs_.size());
-    capturing_ = false;
-    return static_cast<GraphId>(graphs_.size() - 1);
-  }
-  void replay(GraphId graph) override {
-    FG_CHECK(!capturing_ && graph >= 0 && static_cast<std::size_t>(graph) < graphs_.size(), graph, graphs_.size());
-    for (const auto& op : graphs_[static_cast<std::size_t>(graph)]) op();
-  }
+  void begin_capture() override { calls_.begin(); }
+  GraphId end_capture() override { return calls_.end(); }
+  void replay(GraphId graph) override { calls_.replay(graph); }
 
   void embed(Stream stream, const EmbedArgs& args) override {
-    call(stream, [=, this] { run_embed(args); });
+    calls_.run(stream, [=, this] { run_embed(args); });
   }
   void add_rms_norm(Stream stream, Tensor residual, Tensor delta, Tensor weight, float eps, Tensor out) override {
-    call(stream, [=, this] { run_add_rms_norm(residual, delta, weight, eps, out); });
+    calls_.run(stream, [=, this] { run_add_rms_norm(residual, delta, weight, eps, out); });
   }
   void qkv_rope_store(Stream stream, const QkvArgs& args) override {
-    call(stream, [=, this] { run_qkv(args); });
+    calls_.run(stream, [=, this] { run_qkv(args); });
   }
   void attend(Stream stream, const AttendArgs& args) override {
-    call(stream, [=, this] { fastgen::attend(pool_, workspace_, args); });
+    calls_.run(stream, [=, this] { fastgen::attend(pool_, workspace_, tuning_.native_bf16, args); });
   }
   void linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) override {
-    call(stream, [=, this] { run_linear(Epilogue::kStore, x, weight, bias, out); });
+    calls_.run(stream, [=, this] { run_linear(Epilogue::kStore, x, weight, bias, out); });
   }
   void linear_add(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor residual) override {
-    call(stream, [=, this] { run_linear(Epilogue::kAdd, x, weight, bias, residual); });
+    calls_.run(stream, [=, this] { run_linear(Epilogue::kAdd, x, weight, bias, residual); });
   }
   void gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) override {
-    call(stream, [=, this] { run_linear(Epilogue::kSiluMul, x, weight, Tensor(), out); });
+    calls_.run(stream, [=, this] { run_linear(Epilogue::kSiluMul, x, weight, Tensor(), out); });
   }
   void gather_rows(Stream stream, Tensor x, Tensor rows, Tensor out) override {
-    call(stream, [=] { run_gather_rows(x, rows, out); });
+    calls_.run(stream, [=] { run_gather_rows(x, rows, out); });
   }
   void logits_sample(Stream stream, Tensor x, const Weight& head, const SampleBatch& batch, const KvArena& arena,
                      Tensor ids, const LogprobOutput& out) override {
-    call(stream, [=, this] { run_logits_sample(x, head, batch, arena, ids, out); });
+    calls_.run(stream, [=, this] { run_logits_sample(x, head, batch, arena, ids, out); });
   }
   void token_logprobs(Stream stream, Tensor x, const Weight& head, Tensor ids, std::int32_t num_top,
                       const LogprobOutput& out) override {
-    call(stream, [=, this] { run_token_logprobs(x, head, ids, num_top, out); });
+    calls_.run(stream, [=, this] { run_token_logprobs(x, head, ids, num_top, out); });
   }
   void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) override {
-    call(stream, [=] { run_copy_blocks(arena, pairs); });
+    calls_.run(stream, [=] { run_copy_blocks(arena, pairs); });
   }
 
  private:
-  // Runs an op, or keeps it for replay while the compute stream is captured.
-  template <typename Op>
-  void call(Stream stream, Op op) {
-    if (capturing_ && stream == Stream::kCompute) {
-      graphs_.back().emplace_back(std::move(op));
-    } else {
-      op();
-    }
-  }
-
   // body(row, thread_idx) for rows [0, n), on all threads where the work is worth it.
   template <typename Body>
   void for_rows(std::int64_t n, std::int64_t elements_per_row, const Body& body) {
@@ -175,8 +152,7 @@ class CpuBackend final : public Backend {
   Workspace workspace_;
   const ProductTuning tuning_;
   std::deque<PackedMatrix> matrices_;  // handles point here
-  std::vector<std::vector<std::function<void()>>> graphs_;
-  bool capturing_ = false;
+  CallRecorder calls_;
   bool sealed_ = false;
 };
 

@@ -16,6 +16,7 @@ namespace fastgen {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kSlabBytes = std::size_t{64} << 20;
 
 std::size_t available_bytes() {
   std::ifstream in("/proc/meminfo");
@@ -43,26 +44,37 @@ std::size_t free_memory_bytes() {
   return bytes;
 }
 
-void* MemoryPool::allocate(std::size_t bytes) {
-  // Rounded so that a huge page boundary can be chosen within the mapping.
-  const bool huge = bytes >= kHugePage;
-  const std::size_t mapped = bytes + (huge ? kHugePage : 64);
-  const std::size_t available = free_memory_bytes();
-  if (available > 0 && mapped > available) {
-    throw Error(fmt::format("not enough memory: {} MB wanted, {} MB free", mapped >> 20, available >> 20));
-  }
+std::byte* MemoryPool::map_slab(std::size_t bytes) {
+  // Longer by a huge page, so that the slab can begin on one. Pages that nobody touches take no memory.
+  const std::size_t mapped = bytes + kHugePage;
   void* address = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) throw Error(fmt::format("not enough memory: {} MB wanted", mapped >> 20));
-  runs_.push_back({address, mapped});
-  if (!huge) return address;
+  slabs_.push_back({address, mapped});
   const std::uintptr_t aligned = (reinterpret_cast<std::uintptr_t>(address) + kHugePage - 1) / kHugePage * kHugePage;
-  void* result = reinterpret_cast<void*>(aligned);
-  madvise(result, bytes, MADV_HUGEPAGE);  // only advice: without huge pages it is a little slower
+  auto* slab = reinterpret_cast<std::byte*>(aligned);
+  madvise(slab, bytes, MADV_HUGEPAGE);  // only advice
+  return slab;
+}
+
+void* MemoryPool::allocate(std::size_t bytes) {
+  bytes = (bytes + 63) / 64 * 64;
+  const std::size_t available = free_memory_bytes();
+  if (available > 0 && bytes > available) {
+    throw Error(fmt::format("not enough memory: {} MB wanted, {} MB free", bytes >> 20, available >> 20));
+  }
+  if (bytes > kSlabBytes / 2) return map_slab(bytes);
+  if (bytes > left_bytes_) {
+    next_ = map_slab(kSlabBytes);
+    left_bytes_ = kSlabBytes;
+  }
+  std::byte* result = next_;
+  next_ += bytes;
+  left_bytes_ -= bytes;
   return result;
 }
 
 MemoryPool::~MemoryPool() {
-  for (const Run& run : runs_) munmap(run.address, run.bytes);
+  for (const Slab& slab : slabs_) munmap(slab.address, slab.bytes);
 }
 
 }  // namespace fastgen

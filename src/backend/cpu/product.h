@@ -57,6 +57,10 @@ inline constexpr std::int64_t kProductRows = 48;  // rows of x that one part con
 std::int64_t product_scratch_floats(std::int64_t in_dim);
 void product_part_hwy(const ProductJob& job, const ProductPart& part, float* scratch);
 
+// What leaves a tile of sums [num_rows][num_units * 16]: the job's epilogue for these rows and units.
+void finish_tile(const ProductJob& job, const float* sums, std::int64_t row, std::int64_t num_rows, std::int64_t unit,
+                 std::int64_t num_units);
+
 bool has_product_bf16();  // compiled in, and the CPU can
 void product_part_bf16(const ProductJob& job, const ProductPart& part);
 

@@ -81,6 +81,13 @@ HWY_INLINE void store_columns(const ProductJob& job, const float* sums, std::int
   }
 }
 
+template <typename T>
+HWY_INLINE void store_values(const float* values, T* out, std::int64_t count) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store_f32(hn::Load(kF, values + i), out + i);
+  if (i < count) store_some(hn::Load(kF, values + i), out + i, count - i);
+}
+
 HWY_INLINE void store_silu_mul(const ProductJob& job, const float* gate, const float* up, std::int64_t row,
                                std::int64_t column, std::int64_t count) {
   HWY_ALIGN float values[kUnit];
@@ -90,30 +97,27 @@ HWY_INLINE void store_silu_mul(const ProductJob& job, const float* gate, const f
     hn::Store(hn::Mul(hn::Div(g, denominator), hn::Load(kF, up + i)), kF, values + i);
   }
   if (job.out_dtype == DType::kF32) {
-    std::memcpy(static_cast<float*>(job.out) + row * job.out_stride + column, values,
-                static_cast<std::size_t>(count) * sizeof(float));
-    return;
+    store_values(values, static_cast<float*>(job.out) + row * job.out_stride + column, count);
+  } else {
+    store_values(values, static_cast<std::uint16_t*>(job.out) + row * job.out_stride + column, count);
   }
-  std::uint16_t* out = static_cast<std::uint16_t*>(job.out) + row * job.out_stride + column;
-  for (std::int64_t i = 0; i < count; ++i) out[i] = f32_to_bf16(values[i]);
 }
 
-// `sums`: kUnits * 16 sums of one row, from unit `unit` on. A gate|up job's tiles are whole pairs of units.
-template <int kUnits>
-HWY_INLINE void finish_row(const ProductJob& job, const float* sums, std::int64_t row, std::int64_t unit) {
+// The epilogue of sums [num_rows][num_units * 16]. A gate|up job's tiles are whole pairs of units.
+void FinishTile(const ProductJob& job, const float* sums, std::int64_t row, std::int64_t num_rows, std::int64_t unit,
+                std::int64_t num_units) {
   const std::int64_t columns = job.out_columns();
-  if (job.epilogue == Epilogue::kSiluMul) {
-    if constexpr (kUnits % 2 == 0) {
-      for (std::int64_t u = 0; u < kUnits; u += 2) {
-        const std::int64_t column = (unit + u) / 2 * kUnit, count = std::min(kUnit, columns - column);
-        if (count > 0) store_silu_mul(job, sums + u * kUnit, sums + (u + 1) * kUnit, row, column, count);
+  const bool silu = job.epilogue == Epilogue::kSiluMul;
+  for (std::int64_t r = row; r < row + num_rows; ++r) {
+    for (std::int64_t u = unit; u < unit + num_units; u += silu ? 2 : 1, sums += silu ? 2 * kUnit : kUnit) {
+      const std::int64_t column = (silu ? u / 2 : u) * kUnit, count = std::min(kUnit, columns - column);
+      if (count <= 0) continue;
+      if (silu) {
+        store_silu_mul(job, sums, sums + kUnit, r, column, count);
+      } else {
+        store_columns(job, sums, r, column, count);
       }
     }
-    return;
-  }
-  for (std::int64_t u = 0; u < kUnits; ++u) {
-    const std::int64_t column = (unit + u) * kUnit, count = std::min(kUnit, columns - column);
-    if (count > 0) store_columns(job, sums + u * kUnit, row, column, count);
   }
 }
 
@@ -129,11 +133,13 @@ void run_tile(const ProductJob& job, const float* const* x, std::int64_t row, st
   } else {
     accumulate_f32(x, w.in_dim, static_cast<const float*>(w.data) + w.offset(unit * kUnit, 0), tile);
   }
-  HWY_ALIGN float sums[kUnits * kUnit];
+  HWY_ALIGN float sums[kRows][kUnits * kUnit];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kUnits * kVecs; ++v) hn::Store(tile.sum[r][v], kF, sums + v * kLanes);
-    finish_row<kUnits>(job, sums, row + r, unit);
+#pragma GCC unroll 8
+    for (int v = 0; v < kUnits * kVecs; ++v) hn::Store(tile.sum[r][v], kF, sums[r] + v * kLanes);
   }
+  FinishTile(job, sums[0], row, kRows, unit, kUnits);
 }
 
 template <int kUnits>
@@ -172,7 +178,7 @@ void convert_rows(const ProductJob& job, std::int64_t row, std::int64_t num_rows
 // Units that one step takes: up to kTileUnits, not across a panel's end; 2 where a gate|up pair needs it.
 HWY_INLINE std::int64_t step_units(const ProductJob& job, std::int64_t unit, std::int64_t unit_end) {
   const std::int64_t most = std::max<std::int64_t>(kTileUnits, job.epilogue == Epilogue::kSiluMul ? 2 : 1);
-  return std::min({most, kPanelUnits - unit % kPanelUnits, unit_end - unit});
+  return std::min<std::int64_t>({most, kPanelUnits - unit % kPanelUnits, unit_end - unit});
 }
 
 void ProductPartImpl(const ProductJob& job, const ProductPart& part, float* scratch) {
@@ -202,6 +208,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace fastgen {
 HWY_EXPORT(ProductPartImpl);
+HWY_EXPORT(FinishTile);
+void finish_tile(const ProductJob& job, const float* sums, std::int64_t row, std::int64_t num_rows, std::int64_t unit,
+                 std::int64_t num_units) {
+  HWY_DYNAMIC_DISPATCH(FinishTile)(job, sums, row, num_rows, unit, num_units);
+}
 void product_part_hwy(const ProductJob& job, const ProductPart& part, float* scratch) {
   HWY_DYNAMIC_DISPATCH(ProductPartImpl)(job, part, scratch);
 }

@@ -58,41 +58,41 @@ void apply_penalties(const SampleInput& in, std::int32_t* marks, float* logits) 
   });
 }
 
-// What a token must at least have to be kept by a limit on how much may be strictly above it.
+// What a token must at least have to be kept by a limit on how much may be strictly above it: the least value with less
+// than `limit` of weight above it. weight(value) is 1 for top_k and the value itself for top_p.
 //
-// weight(value) is 1 for top_k and the value itself for top_p; the answer is the least value with less than `limit` of weight
-// above it. A radix descent over the bits of the floats (they are >= 0, so their bits sort as they do): three passes,
-// each over what is left, no sorting.
+// A radix descent over the bits of the floats (they are >= 0, so their bits sort as they do): three passes, each over what
+// shares the bucket found before, no sorting. `left` holds n floats and may be overwritten.
 template <typename Weight>
-float threshold_of(const float* values, std::int64_t n, double limit, const Weight& weight) {
+float threshold_of(const float* values, std::int64_t n, double limit, const Weight& weight, float* left) {
   constexpr int kShifts[] = {21, 10, 0};
-  constexpr int kBits[] = {11, 11, 10};
-  std::uint32_t prefix = 0, prefix_mask = 0;
+  constexpr std::uint32_t kMasks[] = {0x7FF, 0x7FF, 0x3FF};
+  std::uint32_t result = 0;
   double above = 0;  // weight of all values over the bucket in hand
   for (int level = 0; level < 3; ++level) {
-    double weights[1 << 11] = {};
-    bool present[1 << 11] = {};
-    const std::uint32_t mask = (1u << kBits[level]) - 1;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::uint32_t bits = std::bit_cast<std::uint32_t>(values[i]);
-      if ((bits & prefix_mask) != prefix) continue;
-      weights[bits >> kShifts[level] & mask] += weight(values[i]);
-      present[bits >> kShifts[level] & mask] = true;
-    }
-    // Down from the top: the last bucket that may still be kept is the one whose values are few enough above.
+    const auto bucket_of = [&](float value) { return std::bit_cast<std::uint32_t>(value) >> kShifts[level] & kMasks[level]; };
+    double weights[1 << 11] = {};  // a bucket with values has weight: they are > 0
+    for (std::int64_t i = 0; i < n; ++i) weights[bucket_of(values[i])] += weight(values[i]);
+    // Down from the top: a bucket is where the least kept value lies if with its weight the limit is reached.
     std::uint32_t bucket = 0;
     bool found = false;
-    for (std::uint32_t b = mask + 1; b-- > 0;) {
-      if (!present[b]) continue;
+    for (std::uint32_t b = kMasks[level] + 1; b-- > 0;) {
+      if (weights[b] == 0) continue;
       if (found && above + weights[bucket] >= limit) break;
       if (found) above += weights[bucket];
       bucket = b;
       found = true;
     }
-    prefix |= bucket << kShifts[level];
-    prefix_mask |= mask << kShifts[level];
+    result |= bucket << kShifts[level];
+    std::int64_t num_left = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      left[num_left] = values[i];  // in place from the second pass on: num_left <= i
+      num_left += bucket_of(values[i]) == bucket;
+    }
+    values = left;
+    n = num_left;
   }
-  return std::bit_cast<float>(prefix);
+  return std::bit_cast<float>(result);
 }
 
 // Drops what is under the threshold, in place.
@@ -118,11 +118,11 @@ std::int64_t truncate(const SampleRow& row, const Scratch& s, std::int64_t vocab
   double mass = total;
   std::int64_t n = collect_at_least(s.probs, vocab, least, s.kept_ids, s.kept_values);
   if (cut_k && row.top_k < n) {
-    n = keep_at_least(s, n, threshold_of(s.kept_values, n, row.top_k, [](float) { return 1.0; }));
+    n = keep_at_least(s, n, threshold_of(s.kept_values, n, row.top_k, [](float) { return 1.0; }, s.probs));
   }
   if (cut_p) {
     if (cut_k || row.min_p > 0) mass = sum(s.kept_values, n);
-    n = keep_at_least(s, n, threshold_of(s.kept_values, n, double{row.top_p} * mass, [](float v) { return double{v}; }));
+    n = keep_at_least(s, n, threshold_of(s.kept_values, n, double{row.top_p} * mass, [](float v) { return double{v}; }, s.probs));
   }
   return n;
 }
