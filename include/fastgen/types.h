@@ -11,6 +11,8 @@ using RequestId = std::uint64_t;  // never reused while the engine lives; 0 is n
 
 inline constexpr int kMaxTopLogprobs = 20;  // most alternatives reported for one token
 inline constexpr int kMaxChoices = 128;     // largest Request::n
+inline constexpr int kMaxLogitBias = 1024;    // entries of SamplingParams::logit_bias
+inline constexpr int kMaxStopTokenIds = 128;  // entries of SamplingParams::stop_token_ids
 
 struct LogitBias {
   TokenId id = 0;
@@ -61,7 +63,7 @@ struct TopLogprob {
 
 enum class EventKind : std::uint8_t {
   kPromptToken,  // one prompt token's logprob, in order, before the first kToken (num_prompt_logprobs >= 0)
-  kToken,        // one generated token
+  kToken,        // one generated token; the end-of-sequence or stop id that ends a choice is one too (text.h hides it)
   kFinish,       // exactly one for each choice that Request::n asked for, and its last event
 };
 

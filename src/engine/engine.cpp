@@ -1,0 +1,250 @@
+// The engine thread's loop (rows 5-10 of "Life of a request") and what other threads call.
+#include "fastgen/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/wake.h"
+#include "engine/debug_checks.h"
+#include "engine/output.h"
+#include "engine/roster.h"
+#include "engine/scheduler.h"
+#include "engine/setup.h"
+#include "engine/tickets.h"
+#include "engine/validate.h"
+
+namespace fastgen {
+
+std::atomic<bool> check_every_step{false};
+
+namespace {
+
+// A step is collected once this many younger ones are queued behind it: the host plans one ahead of the device.
+constexpr std::size_t kMaxStepsInFlight = 1;
+// How often a sequence that waits for its consumer to take events looks again.
+constexpr int kRingPollMs = 1;
+
+std::vector<std::unique_ptr<OutputRing>> make_rings(const EngineConfig& config) {
+  std::vector<std::unique_ptr<OutputRing>> rings;
+  for (std::int32_t i = 0; i < config.num_event_rings; ++i) rings.push_back(std::make_unique<OutputRing>(config.event_ring_size));
+  return rings;
+}
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const EngineConfig& config, EngineSetup setup)
+      : info_(std::move(setup.info)),
+        tickets_(config.max_queue),
+        rings_(make_rings(config)),
+        runner_(std::move(setup.runner)),
+        roster_(setup.limits, info_.eos_ids, rings_),
+        thread_([this] { run(); }) {}
+  ~EngineImpl() override { stop(); }
+
+  // ---- any thread
+  const EngineInfo& info() const override { return info_; }
+  EngineStats stats() const override {
+    const std::lock_guard lock(stats_mutex_);
+    EngineStats stats = stats_;
+    stats.tickets_in_use = tickets_.num_in_use();
+    return stats;
+  }
+  EventRing& ring(std::int32_t ring_idx) override {
+    FG_CHECK(ring_idx >= 0 && static_cast<std::size_t>(ring_idx) < rings_.size(), ring_idx, rings_.size());
+    return *rings_[static_cast<std::size_t>(ring_idx)];
+  }
+  std::optional<Ticket> try_admit() override {
+    const std::optional<std::uint32_t> slot = tickets_.take();
+    return slot ? std::optional<Ticket>(make_ticket(this, *slot)) : std::nullopt;
+  }
+  std::string validate(const Request& request, std::string* field) const override {
+    return validate_request(request, info_, static_cast<std::int32_t>(rings_.size()), field);
+  }
+  RequestId submit(Ticket ticket, Request request) override {
+    const std::string fault = validate(request, nullptr);
+    FG_CHECK(fault.empty(), fault);
+    const RequestId id = tickets_.put(take_slot(ticket), std::move(request));
+    wake_.signal();
+    return id;
+  }
+  void cancel(RequestId request, std::int32_t choice_idx) override {
+    if (tickets_.cancel(request, choice_idx)) wake_.signal();
+  }
+  void stop() override {
+    if (!thread_.joinable()) return;
+    stopping_.store(true, std::memory_order_release);
+    wake_.signal();
+    thread_.join();
+  }
+
+ protected:
+  void return_ticket(std::uint32_t slot) override { tickets_.give_back(slot); }
+
+ private:
+  // ---- the engine thread
+  void run() {
+    while (!stopping_.load(std::memory_order_acquire)) {
+      wake_.drain();
+      take_requests();
+      bool progressed = false;
+      try {
+        progressed = step();
+      } catch (const std::exception& error) {
+        fail(error.what());
+      }
+      emit();
+      if (!progressed) sleep();
+    }
+    shut_down();
+  }
+
+  // One turn: plan step N, reserve, pack, launch it, collect N - 1. False if there was nothing to do.
+  bool step() {
+    const SchedulerInput input = roster_.scheduler_input(!in_flight_.empty());
+    const StepPlan plan = plan_step(input);
+    if (check_every_step) check_plan(input, plan);
+    Step& next = in_flight_.emplace_back(roster_.carry_out(plan));
+    if (plan.has_rows()) {
+      launch(next);
+    } else {
+      in_flight_.pop_back();
+    }
+    if (check_every_step) roster_.check();
+    const bool progressed = plan.changes_anything() || !in_flight_.empty();
+    const std::size_t may_stay = plan.has_rows() ? kMaxStepsInFlight : 0;
+    while (!in_flight_.empty() && (in_flight_.size() > may_stay || runner_->backend().passed(in_flight_.front().fence))) collect();
+    return progressed;
+  }
+
+  void take_requests() {
+    const auto is_cancelled = [this](RequestId id, std::int32_t choice) { return tickets_.is_cancelled(id, choice); };
+    // The marks first: a cancel follows its submit, so the request of a mark seen here is in the queue.
+    bool must_look = tickets_.take_any_cancelled();
+    while (std::optional<TicketTable::Submitted> submitted = tickets_.take_request()) {
+      must_look = must_look || is_cancelled(submitted->id, 0);
+      roster_.add(std::move(*submitted));
+    }
+    if (must_look) roster_.cancel(is_cancelled);
+    if (failed_) roster_.end_all(FinishReason::kError);
+  }
+
+  void launch(Step& step) {
+    const BatchShape shape = pack_step(step, roster_.kv(), *runner_);
+    step.fence = runner_->launch(shape, step.wanted);
+    step.result = runner_->result();
+  }
+
+  void collect() {
+    runner_->backend().host_wait(in_flight_.front().fence);
+    const Step step = std::move(in_flight_.front());
+    in_flight_.pop_front();
+    const std::uint64_t now = now_us();
+    roster_.collect(step, now);
+    if (check_every_step) roster_.check();
+    ++num_steps_;
+    prefill_tokens_ += step.prefill_tokens;
+    decode_tokens_ += step.decode_tokens;
+    last_step_us_ = now;
+  }
+
+  void emit() {
+    update_stats();  // before the events, so that whoever sees the last one sees its counters too
+    for (const auto& ring : rings_)
+      ring->flush([this](const Event& event) { tickets_.give_back(static_cast<std::uint32_t>(event.request & 0xFFFFFFFF)); });
+  }
+
+  // Nothing can be planned: wait for a request or a cancel, or for consumers that owe room.
+  void sleep() {
+    const bool waits_for_room = !roster_.is_empty() ||
+                                std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->has_unsent(); });
+    wake_.wait(waits_for_room ? kRingPollMs : -1);
+  }
+
+  // The backend gave up: every open choice ends, and whatever comes later too.
+  void fail(const char* what) {
+    log_error("the backend failed, all requests end: {}", what);
+    failed_ = true;
+    for (const Step& step : in_flight_) roster_.forget_step(step);
+    in_flight_.clear();
+    roster_.end_all(FinishReason::kError);
+  }
+
+  void shut_down() {
+    try {
+      while (!in_flight_.empty()) collect();
+    } catch (const std::exception& error) {
+      fail(error.what());
+    }
+    take_requests();
+    roster_.end_all(FinishReason::kCancelled);
+    emit();
+    for (const auto& ring : rings_) ring->close();
+  }
+
+  void update_stats() {
+    const std::lock_guard lock(stats_mutex_);
+    stats_.num_steps = num_steps_;
+    stats_.num_graph_steps = runner_->num_graph_steps();
+    stats_.prefill_tokens = prefill_tokens_;
+    stats_.decode_tokens = decode_tokens_;
+    stats_.num_finished = roster_.counts().num_finished;
+    stats_.num_preemptions = roster_.counts().num_preemptions;
+    stats_.num_ring_waits = roster_.counts().num_ring_waits;
+    stats_.last_step_us = last_step_us_;
+    stats_.num_waiting = roster_.num_waiting();
+    stats_.num_running = roster_.num_running();
+    stats_.num_blocks = roster_.kv().num_blocks();
+    stats_.num_free_blocks = roster_.kv().num_free_blocks();
+    stats_.failed = failed_;
+  }
+
+  // Shared.
+  const EngineInfo info_;
+  TicketTable tickets_;
+  std::vector<std::unique_ptr<OutputRing>> rings_;
+  Wake wake_;
+  std::atomic<bool> stopping_{false};  // says only that stop was called; the join orders the rest
+  mutable std::mutex stats_mutex_;     // once per step and per question
+  EngineStats stats_;
+
+  // The engine thread's.
+  std::unique_ptr<Runner> runner_;
+  Roster roster_;
+  std::deque<Step> in_flight_;
+  std::uint64_t num_steps_ = 0, prefill_tokens_ = 0, decode_tokens_ = 0, last_step_us_ = 0;
+  bool failed_ = false;
+
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> Engine::create(const EngineConfig& config) {
+  return std::make_unique<EngineImpl>(config, set_up_engine(config));
+}
+
+std::uint32_t Engine::take_slot(Ticket& ticket) {
+  FG_CHECK(ticket.engine_ != nullptr, ticket.slot_);
+  ticket.engine_ = nullptr;
+  return ticket.slot_;
+}
+
+Ticket::Ticket(Ticket&& other) noexcept : engine_(std::exchange(other.engine_, nullptr)), slot_(other.slot_) {}
+Ticket& Ticket::operator=(Ticket&& other) noexcept {
+  std::swap(engine_, other.engine_);
+  std::swap(slot_, other.slot_);
+  return *this;
+}
+Ticket::~Ticket() {
+  if (engine_) engine_->return_ticket(slot_);
+}
+
+}  // namespace fastgen

@@ -1,0 +1,291 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "base/check.h"
+
+namespace fastgen {
+namespace {
+
+// What has been decided about a running sequence.
+enum class Fate : std::uint8_t { kOpen, kPlanned, kLeftOut, kPreempted };
+
+class Planner {
+ public:
+  explicit Planner(const SchedulerInput& input)
+      : in_(input),
+        free_blocks_(input.free_blocks),
+        free_slots_(input.free_state_slots),
+        fates_(input.running.size(), Fate::kOpen),
+        prompt_dropped_(input.prompts.size(), false) {
+    for (const RingView& ring : input.rings) room_.push_back(ring.room);
+  }
+
+  StepPlan run() {
+    for (std::size_t i = 0; i < in_.running.size(); ++i)
+      if (is_decode(in_.running[i]) && fates_[i] == Fate::kOpen) plan_running(i);
+    budget_ = plan_.decodes.empty() ? in_.limits.prefill_idle : in_.limits.prefill_busy;
+    for (std::size_t i = 0; i < in_.running.size() && budget_ > 0; ++i)
+      if (!is_decode(in_.running[i]) && fates_[i] == Fate::kOpen) plan_running(i);
+    admit();
+    return std::move(plan_);
+  }
+
+ private:
+  static bool is_decode(const SequenceView& sequence) { return sequence.num_tokens - sequence.num_computed == 1; }
+  std::int32_t blocks_for(std::int64_t num_tokens) const {
+    return static_cast<std::int32_t>((num_tokens + in_.limits.block_size - 1) / in_.limits.block_size);
+  }
+  std::int64_t& room_of(const SequenceView& sequence) { return room_[static_cast<std::size_t>(sequence.ring_idx)]; }
+
+  void plan_running(std::size_t idx) {
+    const SequenceView& sequence = in_.running[idx];
+    if (sequence.is_done) return;
+    std::optional<PlannedRow> row = make_row(sequence, sequence.num_computed);
+    if (!row) {
+      fates_[idx] = Fate::kLeftOut;
+      ++plan_.num_ring_waits;
+      return;
+    }
+    if (blocks_for(sequence.num_tokens) > in_.limits.num_blocks) {
+      give_up(idx);
+      return;
+    }
+    row->new_blocks = std::max(0, blocks_for(row->start + row->count) - sequence.num_blocks);
+    fates_[idx] = Fate::kPlanned;  // so that it is not its own victim
+    while (free_blocks_ < row->new_blocks) {
+      if (make_room(idx)) continue;
+      fates_[idx] = Fate::kLeftOut;
+      ++plan_.num_block_waits;
+      return;
+    }
+    accept(sequence, *row);
+  }
+
+  // A running sequence that outgrew the pool; one in flight is reported when it is collected.
+  void give_up(std::size_t idx) {
+    fates_[idx] = Fate::kLeftOut;
+    if (!in_.running[idx].in_flight) plan_.too_long.push_back(in_.running[idx].id);
+  }
+
+  // The largest part of the sequence from `start` that budget and ring allow, without blocks; none if the ring has no room.
+  std::optional<PlannedRow> make_row(const SequenceView& sequence, std::int32_t start) {
+    const std::int64_t room = room_of(sequence);
+    PlannedRow row{.id = sequence.id, .start = start};
+    const std::int32_t pending = sequence.num_tokens - start;
+    row.count = pending == 1 ? 1 : std::min(pending, budget_);
+    if (row.count == pending && num_targets(sequence, start, row.count) + kRecordsPerDraw > room) --row.count;
+    if (sequence.wants_prompt_logprobs) {
+      const std::int64_t silent = std::max(0, sequence.first_target - 1 - start);  // tokens that report nothing new
+      if (num_targets(sequence, start, row.count) > room)
+        row.count = static_cast<std::int32_t>(std::min<std::int64_t>(row.count, silent + std::max<std::int64_t>(room, 0)));
+    }
+    if (row.count <= 0) return std::nullopt;
+    row.draws = row.count == pending;
+    row.num_targets = num_targets(sequence, start, row.count);
+    row.first_target = std::max(sequence.first_target, start + 1);
+    row.num_records = row.num_targets + (row.draws ? kRecordsPerDraw : 0);
+    return row;
+  }
+
+  // How many prompt tokens the rows of tokens start .. start + count - 1 report: each its successor.
+  static std::int32_t num_targets(const SequenceView& sequence, std::int32_t start, std::int32_t count) {
+    if (!sequence.wants_prompt_logprobs) return 0;
+    const std::int32_t first = std::max(start, sequence.first_target - 1);
+    return std::max(0, std::min(start + count, sequence.prompt_len - 1) - first);
+  }
+
+  void accept(const SequenceView& sequence, PlannedRow row) {
+    free_blocks_ -= row.new_blocks;
+    if (row.is_admitted) --free_slots_;
+    room_of(sequence) -= row.num_records;
+    if (row.draws && sequence.num_followers > 0) {
+      const std::int64_t by_room = std::max<std::int64_t>(room_of(sequence), 0) / kRecordsPerDraw;
+      row.num_follower_draws = static_cast<std::int32_t>(
+          std::min<std::int64_t>({by_room, sequence.num_followers, free_slots_}));
+      free_slots_ -= row.num_follower_draws;
+      row.num_records += row.num_follower_draws * kRecordsPerDraw;
+      room_of(sequence) -= row.num_follower_draws * kRecordsPerDraw;
+    }
+    if (row.count == 1 && row.draws) {
+      plan_.decodes.push_back(row);
+    } else {
+      budget_ -= row.count;
+      plan_.num_prefill_tokens += row.count;
+      plan_.chunks.push_back(row);
+    }
+  }
+
+  // ---- when blocks or state slots run out
+
+  // Frees something that the running sequence `needy` may take; false if it must wait.
+  bool make_room(std::size_t needy) {
+    if (drop_prompt() || preempt_stuck()) return true;
+    for (std::size_t i = in_.running.size(); i-- > needy + 1;) {
+      if (fates_[i] != Fate::kOpen) continue;
+      if (!in_.running[i].in_flight) return preempt(i);
+      fates_[i] = Fate::kLeftOut;  // it can be preempted in the next step
+      return false;
+    }
+    return false;
+  }
+
+  bool drop_prompt() {
+    for (std::size_t i = in_.prompts.size(); i-- > 0;) {
+      if (prompt_dropped_[i] || in_.prompts[i].num_sole_blocks == 0) continue;
+      prompt_dropped_[i] = true;
+      free_blocks_ += in_.prompts[i].num_sole_blocks;
+      plan_.dropped_prompts.push_back(in_.prompts[i].id);
+      return true;
+    }
+    return false;
+  }
+
+  bool preempt_stuck() {
+    for (std::size_t i = in_.running.size(); i-- > 0;) {
+      const SequenceView& sequence = in_.running[i];
+      const bool is_idle = fates_[i] == Fate::kOpen || fates_[i] == Fate::kLeftOut;
+      if (is_idle && !sequence.in_flight && in_.rings[static_cast<std::size_t>(sequence.ring_idx)].is_stuck &&
+          room_of(sequence) < kRecordsPerDraw)
+        return preempt(i);
+    }
+    return false;
+  }
+
+  bool preempt(std::size_t idx) {
+    fates_[idx] = Fate::kPreempted;
+    free_blocks_ += in_.running[idx].num_sole_blocks;
+    ++free_slots_;
+    plan_.preempted.push_back(in_.running[idx].id);
+    return true;
+  }
+
+  // ---- admission
+
+  void admit() {
+    if (!plan_.preempted.empty() || plan_.num_block_waits > 0) return;  // blocks are short
+    for (const SequenceView& sequence : in_.waiting) {
+      if (blocks_for(sequence.num_tokens) > in_.limits.num_blocks) {
+        plan_.too_long.push_back(sequence.id);
+      } else if (room_of(sequence) >= kRecordsPerDraw && !admit(sequence)) {
+        return;  // first come, first served
+      }
+    }
+  }
+
+  bool admit(const SequenceView& sequence) {
+    while (free_slots_ == 0)
+      if (!preempt_stuck()) return false;
+    while (true) {
+      const std::int32_t fork_tokens = fork_tokens_of(sequence);
+      const std::int32_t shared = fork_tokens / in_.limits.block_size;
+      const std::int32_t wanted = blocks_for(sequence.num_tokens) - shared;
+      if (wanted + spoken_for() <= free_blocks_) return admit(sequence, fork_tokens, shared);
+      const bool is_alone = in_.running.empty() && !in_.in_flight && !plan_.has_rows();
+      if (!preempt_stuck() && !(is_alone && drop_prompt())) return false;
+    }
+  }
+
+  bool admit(const SequenceView& sequence, std::int32_t fork_tokens, std::int32_t shared) {
+    if (sequence.num_tokens - fork_tokens > 1 && budget_ <= 0) return false;
+    std::optional<PlannedRow> row = make_row(sequence, fork_tokens);
+    if (!row) return true;  // its ring lacks room: the next may go first
+    row->is_admitted = true;
+    row->fork_tokens = fork_tokens;
+    row->new_blocks = blocks_for(row->start + row->count) - shared;
+    accept(sequence, *row);
+    admitted_need_ += blocks_for(sequence.num_tokens) - blocks_for(row->start + row->count);
+    ++num_admitted_;
+    return true;
+  }
+
+  // Its last token is always computed anew: the draw needs its logits.
+  std::int32_t fork_tokens_of(const SequenceView& sequence) const {
+    if (sequence.prompt_idx < 0 || prompt_dropped_[static_cast<std::size_t>(sequence.prompt_idx)]) return 0;
+    return std::min(sequence.prompt_len, sequence.num_tokens - 1);
+  }
+
+  // Blocks that sequences already running will want soon: the rest of their prefill, and the next one of each.
+  std::int32_t spoken_for() const {
+    std::int32_t blocks = admitted_need_ + num_admitted_;
+    for (std::size_t i = 0; i < in_.running.size(); ++i) {
+      if (fates_[i] == Fate::kPreempted || in_.running[i].is_done) continue;
+      blocks += std::max(0, blocks_for(in_.running[i].num_tokens) - in_.running[i].num_blocks) + 1;
+    }
+    // What the rows of this plan take is gone from free_blocks_ already.
+    for (const PlannedRow& row : plan_.decodes) blocks -= row.is_admitted ? 0 : row.new_blocks;
+    for (const PlannedRow& row : plan_.chunks) blocks -= row.is_admitted ? 0 : row.new_blocks;
+    return std::max(0, blocks);
+  }
+
+  const SchedulerInput& in_;
+  StepPlan plan_;
+  std::int32_t free_blocks_;
+  std::int32_t free_slots_;
+  std::int32_t budget_ = 1;         // prefill tokens left in this step
+  std::int32_t admitted_need_ = 0;  // blocks for later chunks of sequences admitted in this step
+  std::int32_t num_admitted_ = 0;
+  std::vector<std::int64_t> room_;  // records left, by ring
+  std::vector<Fate> fates_;         // by place in input.running
+  std::vector<bool> prompt_dropped_;
+};
+
+const SequenceView& find(const std::vector<SequenceView>& sequences, std::int32_t id) {
+  const auto found = std::find_if(sequences.begin(), sequences.end(), [&](const auto& view) { return view.id == id; });
+  FG_CHECK(found != sequences.end(), id);
+  return *found;
+}
+
+// Returns the blocks that the row takes.
+std::int32_t check_row(const SchedulerInput& input, const PlannedRow& row, std::vector<std::int64_t>& room) {
+  const SequenceView& sequence = find(row.is_admitted ? input.waiting : input.running, row.id);
+  const std::int32_t block_size = input.limits.block_size;
+  FG_CHECK(!sequence.is_done && row.count >= 1, row.id, row.count);
+  FG_CHECK(row.start == (row.is_admitted ? row.fork_tokens : sequence.num_computed), row.id, row.start);
+  FG_CHECK(row.start + row.count <= sequence.num_tokens, row.start, row.count, sequence.num_tokens);
+  FG_CHECK(row.draws == (row.start + row.count == sequence.num_tokens), row.start, row.count);
+  const std::int32_t owned = row.is_admitted ? row.fork_tokens / block_size : sequence.num_blocks;
+  FG_CHECK((owned + row.new_blocks) * std::int64_t{block_size} >= row.start + row.count, owned, row.new_blocks);
+  room[static_cast<std::size_t>(sequence.ring_idx)] -= row.num_records;
+  return row.new_blocks;
+}
+
+}  // namespace
+
+StepPlan plan_step(const SchedulerInput& input) { return Planner(input).run(); }
+
+void check_plan(const SchedulerInput& input, const StepPlan& plan) {
+  std::int64_t free_blocks = input.free_blocks;
+  std::int64_t free_slots = input.free_state_slots + static_cast<std::int64_t>(plan.preempted.size());
+  std::vector<std::int64_t> room;
+  for (const RingView& ring : input.rings) room.push_back(ring.room);
+  std::set<std::int32_t> seen;
+  for (std::int32_t id : plan.preempted) {
+    FG_CHECK(!find(input.running, id).in_flight && seen.insert(id).second, id);
+    free_blocks += find(input.running, id).num_sole_blocks;
+  }
+  for (std::int32_t id : plan.too_long) FG_CHECK(seen.insert(id).second, id);
+  for (const PromptView& prompt : input.prompts)
+    if (std::count(plan.dropped_prompts.begin(), plan.dropped_prompts.end(), prompt.id))
+      free_blocks += prompt.num_sole_blocks;
+  std::int32_t num_prefill = 0;
+  for (const auto* rows : {&plan.decodes, &plan.chunks}) {
+    for (const PlannedRow& row : *rows) {
+      FG_CHECK(seen.insert(row.id).second, row.id);
+      FG_CHECK((rows == &plan.decodes) == (row.count == 1 && row.draws), row.id, row.count);
+      free_blocks -= check_row(input, row, room);
+      free_slots -= row.is_admitted + row.num_follower_draws;
+      if (rows == &plan.chunks) num_prefill += row.count;
+    }
+  }
+  FG_CHECK(free_blocks >= 0 && free_slots >= 0, free_blocks, free_slots);
+  const bool decodes = std::any_of(plan.decodes.begin(), plan.decodes.end(), [](const auto& row) { return !row.is_admitted; });
+  FG_CHECK(num_prefill <= (decodes ? input.limits.prefill_busy : input.limits.prefill_idle), num_prefill);
+  FG_CHECK(num_prefill == plan.num_prefill_tokens, num_prefill, plan.num_prefill_tokens);
+  FG_CHECK(static_cast<std::int32_t>(plan.decodes.size()) <= input.limits.max_batch, plan.decodes.size());
+  for (std::size_t i = 0; i < room.size(); ++i) FG_CHECK(room[i] >= std::min<std::int64_t>(0, input.rings[i].room), i, room[i]);
+}
+
+}  // namespace fastgen

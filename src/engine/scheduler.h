@@ -1,0 +1,23 @@
+// Decides what the next step computes. Pure: the plan depends on the input alone.
+//
+// Policy. Running sequences with one token to compute are decode rows, the oldest first; then prefill chunks, the oldest
+// first, within the step's budget of prefill tokens; then waiting sequences are admitted first come, first
+// served, when the blocks for all their tokens are there beside what running prefills still need and one for each
+// running sequence. When a running sequence lacks blocks, it takes, in this order: prompts kept for choices that have
+// not started (the youngest), sequences whose ring is stuck, the youngest sequence younger than itself; these are
+// recomputed later. A victim in flight is left out of the step instead and preempted in the next one.
+//
+// Nobody waits for ever: the oldest sequence can always take from all others or, alone, does not fit in an empty
+// pool and is reported in `too_long`; sequences whose consumer does not take its events keep no one else waiting.
+#pragma once
+
+#include "engine/plan.h"
+
+namespace fastgen {
+
+StepPlan plan_step(const SchedulerInput& input);
+
+// What must hold for every plan, checked independently of how it was made; aborts on a broken one.
+void check_plan(const SchedulerInput& input, const StepPlan& plan);
+
+}  // namespace fastgen

@@ -1,0 +1,192 @@
+#include "engine/setup.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "backend/echo/echo_backend.h"
+#include "base/clock.h"
+#include "base/model_folder.h"
+#include "engine/step.h"
+#include "fastgen/error.h"
+#include "model/config.h"
+#include "model/loader.h"
+
+namespace fastgen {
+namespace {
+
+// Prefill tokens of a step that also decodes, and of one that does not. A GPU needs more rows to be busy; on a CPU a
+// long step only holds up the streams.
+constexpr std::int32_t kPrefillBusyGpu = 1024, kPrefillIdleGpu = 8192;
+constexpr std::int32_t kPrefillBusyCpu = 256, kPrefillIdleCpu = 2048;
+constexpr std::int32_t kDefaultMaxBatch = 256;
+
+void check_range(const char* flag, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value < low || value > high) throw Error(fmt::format("{} must be between {} and {}, not {}", flag, low, high, value));
+}
+
+void check_config(const EngineConfig& config) {
+  check_range("--max-model-len", config.max_model_len, 0, 1 << 24);
+  check_range("--block-size", config.block_size, 1, 1024);
+  check_range("--max-batch", config.max_batch, 0, 4096);
+  check_range("--max-prefill", config.max_prefill, 0, 1 << 17);
+  check_range("--max-queue", config.max_queue, 1, 1 << 20);
+  check_range("--threads", config.num_threads, 0, 4096);
+  check_range("num_event_rings", config.num_event_rings, 1, 1024);
+  check_range("event_ring_size", config.event_ring_size, 4, 1 << 24);
+  if (!(config.kv_gb >= 0)) throw Error("--kv-gb must not be negative");
+  if (!(config.gpu_gb >= 0)) throw Error("--gpu-gb must not be negative");
+  if (config.gpu_gb > 0 && config.backend != "cuda")
+    throw Error(fmt::format("--gpu-gb needs a GPU: the backend is {} (--kv-gb sizes its KV cache)", config.backend));
+}
+
+// The echo backend, alone or under a wrapper.
+bool is_echo(std::string_view backend) { return backend == "echo" || backend.ends_with(":echo"); }
+
+// Echo wants its own small dims; vocabulary, longest context and end-of-sequence ids stay the model's.
+ModelConfig echo_config(ModelConfig config) {
+  config.num_layers = EchoShape::kNumLayers;
+  config.model_dim = EchoShape::kModelDim;
+  config.num_heads = EchoShape::kNumHeads;
+  config.num_kv_heads = EchoShape::kNumKvHeads;
+  config.head_dim = EchoShape::kHeadDim;
+  config.ffn_dim = EchoShape::kFfnDim;
+  config.qkv_bias = false;
+  config.window = 0;
+  return config;
+}
+
+class Setup {
+ public:
+  explicit Setup(const EngineConfig& config) : config_(config) {}
+
+  EngineSetup run() {
+    const std::uint64_t start_us = now_us();
+    check_config(config_);
+    read_config();
+    backend_ = make_backend(config_.backend, {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb});
+    dtype_ = resolve_dtype(config_.dtype, model_);
+    size_steps();
+    auto transformer = std::make_unique<Transformer>(*backend_, model_, load(), model_len_, op_limits());
+    const KvArena arena = make_arena();
+    fill_info();
+    EngineSetup setup;
+    setup.limits = limits_;
+    const RunnerLimits runner_limits{limits_.max_batch, max_tokens_, info_.max_model_len,
+                                     limits_.max_batch * max_biases_per_row(model_.eos_ids.size())};
+    setup.runner = std::make_unique<Runner>(std::move(backend_), std::move(transformer), arena, runner_limits, config_.use_graphs);
+    info_.load_seconds = static_cast<double>(now_us() - start_us) * 1e-6;
+    setup.info = info_;
+    return setup;
+  }
+
+ private:
+  void read_config() {
+    folder_ = config_.model.empty() ? default_model_folder() : resolve_model_folder(config_.model, config_.revision);
+    const ModelConfig whole = load_config(folder_);
+    info_.num_parameters = whole.num_parameters();
+    model_ = is_echo(config_.backend) ? echo_config(whole) : whole;
+    if (config_.max_model_len > model_.max_positions)
+      throw Error(fmt::format("--max-model-len {} is over the model's own {} ({})", config_.max_model_len, model_.max_positions,
+                              (folder_ / "config.json").string()));
+    model_len_ = config_.max_model_len > 0 ? config_.max_model_len : model_.max_positions;
+    if (model_len_ < 2) throw Error(fmt::format("--max-model-len must be at least 2, not {}", model_len_));
+  }
+
+  void size_steps() {
+    const bool is_gpu = config_.backend == "cuda";
+    limits_.max_batch = config_.max_batch > 0 ? config_.max_batch : kDefaultMaxBatch;
+    limits_.prefill_busy = config_.max_prefill > 0 ? config_.max_prefill : is_gpu ? kPrefillBusyGpu : kPrefillBusyCpu;
+    limits_.prefill_idle = config_.max_prefill > 0 ? config_.max_prefill : is_gpu ? kPrefillIdleGpu : kPrefillIdleCpu;
+    limits_.block_size = config_.block_size;
+    max_tokens_ = std::max(limits_.prefill_busy, limits_.prefill_idle) + limits_.max_batch;
+  }
+
+  ModelWeights load() {
+    const std::size_t free_before = backend_->free_bytes();
+    LoadOptions options{.dtype = dtype_, .dummy_weights = config_.dummy_weights, .dummy_seed = config_.seed, .on_progress = {}};
+    if (config_.on_load)
+      options.on_progress = [&](const LoadProgress& progress) { config_.on_load(progress.done_bytes, progress.total_bytes); };
+    ModelWeights weights = load_weights(*backend_, folder_, model_, options);
+    const std::size_t free_after = backend_->free_bytes();
+    info_.weight_bytes = static_cast<std::int64_t>(free_before > free_after ? free_before - free_after : 0);
+    if (backend_->uses_weights())
+      info_.weight_bytes = info_.num_parameters * static_cast<std::int64_t>(dtype_bytes(dtype_));
+    return weights;
+  }
+
+  OpLimits op_limits() const {
+    const std::int64_t max_blocks = (model_len_ + limits_.block_size - 1) / limits_.block_size;
+    return {.max_tokens = max_tokens_,
+            .max_seqs = limits_.max_batch,
+            .max_logit_rows = limits_.max_batch,
+            .max_sample_rows = limits_.max_batch,
+            .max_blocks_per_seq = max_blocks,
+            .model_dim = model_.model_dim,
+            .num_heads = model_.num_heads,
+            .num_kv_heads = model_.num_kv_heads,
+            .head_dim = model_.head_dim,
+            .ffn_dim = model_.ffn_dim,
+            .vocab = model_.vocab};
+  }
+
+  KvArena make_arena() {
+    KvArena arena;
+    arena.dtype = backend_->activation_types(dtype_).kv;
+    arena.layout = {model_.num_layers, model_.num_kv_heads, limits_.block_size, model_.head_dim};
+    const std::int64_t data_bytes = arena.layout.block_elements() * static_cast<std::int64_t>(dtype_bytes(arena.dtype));
+    const std::int64_t block_bytes = data_bytes + limits_.block_size * std::int64_t{sizeof(std::int32_t)};
+    const double bytes = config_.kv_gb > 0 ? config_.kv_gb * 1e9
+                         : config_.backend == "cuda" ? static_cast<double>(backend_->free_bytes())
+                                                     : static_cast<double>(backend_->free_bytes()) / 4;
+    // More than every sequence at full length can never be used.
+    const std::int64_t per_sequence = (model_len_ + limits_.block_size - 1) / limits_.block_size;
+    const std::int64_t useful = (limits_.max_batch + 1) * per_sequence;
+    const std::int64_t affordable = static_cast<std::int64_t>(bytes / static_cast<double>(block_bytes) + 1e-6);
+    arena.num_blocks = std::min({useful, affordable, std::int64_t{1} << 30 >> 6});
+    if (arena.num_blocks < 1 || arena.num_blocks * limits_.block_size < 2)
+      throw Error(fmt::format("--kv-gb: {:.6f} GB hold no block of {} tokens ({} bytes)", bytes * 1e-9, limits_.block_size, block_bytes));
+    arena.data = backend_->allocate(MemoryKind::kDevice, static_cast<std::size_t>(arena.num_blocks * data_bytes));
+    const std::int64_t num_slots = arena.num_blocks * limits_.block_size;
+    arena.token_ids = Tensor(backend_->allocate(MemoryKind::kDevice, static_cast<std::size_t>(num_slots) * sizeof(std::int32_t)),
+                             DType::kI32, {num_slots});
+    limits_.num_blocks = static_cast<std::int32_t>(arena.num_blocks);
+    info_.kv_tokens = num_slots;
+    info_.kv_bytes = arena.num_blocks * block_bytes;
+    return arena;
+  }
+
+  void fill_info() {
+    info_.model_folder = folder_.string();
+    info_.architecture = model_.architecture;
+    info_.backend = backend_->name();
+    info_.device = backend_->device();
+    info_.dtype = dtype_name(dtype_);
+    info_.vocab = model_.vocab;
+    info_.max_model_len = static_cast<std::int32_t>(std::min<std::int64_t>(model_len_, info_.kv_tokens));
+    info_.max_model_len_lowered = info_.max_model_len < model_len_;
+    info_.max_batch = limits_.max_batch;
+    info_.max_queue = config_.max_queue;
+    info_.block_size = limits_.block_size;
+    info_.eos_ids = model_.eos_ids;
+  }
+
+  const EngineConfig& config_;
+  std::filesystem::path folder_;
+  ModelConfig model_;
+  DType dtype_ = DType::kBF16;
+  std::int32_t model_len_ = 0;
+  std::int64_t max_tokens_ = 0;
+  SchedulerLimits limits_;
+  EngineInfo info_;
+  std::unique_ptr<Backend> backend_;
+};
+
+}  // namespace
+
+EngineSetup set_up_engine(const EngineConfig& config) { return Setup(config).run(); }
+
+}  // namespace fastgen

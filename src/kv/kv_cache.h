@@ -1,0 +1,83 @@
+// Which token lives in which block: one block table per sequence, full blocks shared by count.
+//
+//   table of a sequence, block_size 4:   [ 7 | 2 | 9 ]        slot of token 5 = block 2, place 1 = 2 * 4 + 1
+//   fork at token 6:                     [ 7 | 5 ]  block 7 is shared, 2 -> 5 is a copy that the caller carries out
+//   hold of 6 tokens:                    [ 7 | 2 ]  nothing is copied; later tokens in block 2 are not the holder's
+//
+// The scheduler asks the const members and plans; the engine then calls the others, which cannot fail: a plan
+// that needs more than there is aborts.
+//
+// Invariants: 1. free + held == pool; 2. a block's count is the number of tables that list it; 3. a token is written only
+// through a table that is the block's only writer: it lies beyond what any other table counts as its own.
+// Deals in ids, never bytes. Belongs to one thread, the engine's.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kv/block_pool.h"
+
+namespace fastgen {
+
+using TableId = std::int32_t;  // kNoTable or an index, reused after release
+inline constexpr TableId kNoTable = -1;
+
+// The bytes of block `from` must be in block `to` before anyone reads the new table.
+struct BlockCopy {
+  BlockId from = 0;
+  BlockId to = 0;
+};
+
+class KvCache {
+ public:
+  KvCache(std::int32_t num_blocks, std::int32_t block_size);
+
+  // ---- answers for the scheduler
+  std::int32_t block_size() const { return block_size_; }
+  std::int32_t num_blocks() const { return pool_.num_blocks(); }
+  std::int32_t num_free_blocks() const { return pool_.num_free(); }
+  std::int32_t blocks_for(std::int64_t num_tokens) const {
+    return static_cast<std::int32_t>((num_tokens + block_size_ - 1) / block_size_);
+  }
+  // Blocks that nobody else holds: what a release gives back for certain.
+  std::int32_t num_sole_blocks(TableId table) const;
+  std::span<const BlockId> blocks(TableId table) const;
+  std::int32_t num_tables() const { return num_open_; }
+  // Where token `position` of the table lives.
+  std::int32_t slot(TableId table, std::int32_t position) const;
+
+  // ---- carrying out
+  TableId open();  // an empty table
+  // Takes blocks until `num_tokens` fit.
+  void reserve(TableId table, std::int64_t num_tokens);
+  // Gives up all blocks and the id itself.
+  void release(TableId table);
+  // A new table with the first `num_tokens` of `source`: full blocks shared, of a partial last one a copy.
+  struct Forked {
+    TableId table = kNoTable;
+    std::optional<BlockCopy> copy;
+  };
+  Forked fork(TableId source, std::int64_t num_tokens);
+  // A new table that keeps the blocks of the first `num_tokens` of `source` alive, the partial one too. Never written through.
+  TableId hold(TableId source, std::int64_t num_tokens);
+
+  void check() const;  // aborts if an invariant is broken; walks everything
+
+ private:
+  struct Table {
+    bool is_open = false;
+    std::vector<BlockId> blocks;
+  };
+  Table& open_table(TableId table);
+  const Table& open_table(TableId table) const;
+
+  std::int32_t block_size_;
+  BlockPool pool_;
+  std::vector<Table> tables_;
+  std::vector<TableId> closed_;
+  std::int32_t num_open_ = 0;
+};
+
+}  // namespace fastgen
