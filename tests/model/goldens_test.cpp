@@ -89,7 +89,8 @@ void check_within(const char* what, std::vector<double> differences, Tolerance t
 }
 
 // Teacher forcing of all goldens together, prompts in chunks of 24 and answers token by token. The tolerance is of the answers, tokens
-// that the model chose. In a prompt stand tokens of any logprob, -22 too, and bfloat16 errs in proportion.
+// that the model chose. In a prompt stand tokens of any logprob, -22 too, and bfloat16 errs in proportion; their 99th percentile says
+// little, because the chats begin with the same words.
 void check_forced(test::ModelRunner& runner, const std::vector<Golden>& goldens, Tolerance tolerance) {
   runner.clear();
   for (const Golden& golden : goldens) runner.add(golden.ids, golden.prompt_len, 0);
@@ -112,7 +113,7 @@ void check_forced(test::ModelRunner& runner, const std::vector<Golden>& goldens,
     }
   }
   check_within("answers", answers, tolerance);
-  check_within("prompts, relative", prompts, tolerance);
+  check_within("prompts, relative", prompts, {tolerance.most, tolerance.most});
 }
 
 // Greedy text equals the golden's up to the first step that a difference within the tolerance could turn.
