@@ -1,0 +1,27 @@
+#include "engine_flags.h"
+
+namespace fastgen {
+
+void add_engine_flags(CLI::App& app, EngineConfig& config) {
+  app.add_option("MODEL", config.model,
+                 "a model's folder, or its name in the local Hugging Face cache (default: SmolLM2-135M-Instruct, which "
+                 "scripts/get-model makes)");
+  const auto flag = [&app](const char* name, auto& value, const char* what) {
+    return app.add_option(name, value, what)->group("Engine");
+  };
+  flag("--revision", config.revision, "revision of a name in the cache")->capture_default_str();
+  flag("--backend", config.backend, "cpu, cuda, echo (exact integers, for tests), late")->capture_default_str();
+  flag("--dtype", config.dtype, "auto, bfloat16 or float32")->capture_default_str();
+  flag("--threads", config.num_threads, "compute threads of the CPU (0: all cores)")->capture_default_str();
+  flag("--max-model-len", config.max_model_len, "tokens of prompt and answer together (0: what the model allows)")
+      ->capture_default_str();
+  flag("--max-batch", config.max_batch, "sequences that decode together (0: 256)")->capture_default_str();
+  flag("--max-prefill", config.max_prefill, "prompt tokens of one step (0: the backend's choice)")
+      ->capture_default_str();
+  flag("--block-size", config.block_size, "tokens of one KV block")->capture_default_str();
+  flag("--kv-gb", config.kv_gb, "CPU: 1e9 bytes for the KV cache (0: a quarter of free memory)")->capture_default_str();
+  flag("--gpu-gb", config.gpu_gb, "GPU: 1e9 bytes for all that the process may take (0: nearly all)")
+      ->capture_default_str();
+}
+
+}  // namespace fastgen
