@@ -1,0 +1,97 @@
+#include <simdjson.h>
+
+#include <string>
+#include <vector>
+
+#include "fastgen/error.h"
+#include "fastgen/text.h"
+#include "support/support.h"
+
+using namespace fastgen;
+
+namespace {
+
+namespace dom = simdjson::dom;
+namespace fs = std::filesystem;
+
+std::string field_json(const dom::object& object, const char* name) {
+  dom::element value;
+  return object[name].get(value) ? "" : simdjson::to_string(value);
+}
+
+// Everything else in a context is a variable of its own.
+RenderInput input_of(const dom::object& context) {
+  RenderInput input;
+  input.messages_json = field_json(context, "messages");
+  input.tools_json = field_json(context, "tools");
+  input.documents_json = field_json(context, "documents");
+  input.kwargs_json = field_json(context, "kwargs");
+  bool add = true;
+  if (!context["add_generation_prompt"].get(add)) input.add_generation_prompt = add;
+  return input;
+}
+
+std::string rendered(const ChatTemplate& tmpl, const RenderInput& input) {
+  try {
+    return tmpl.render(input).text;
+  } catch (const Error& error) {
+    return std::string("ERROR ") + error.what();
+  }
+}
+
+// One golden file: every case of one template. Errors must begin as the real ones do; ours go on with the
+// line.
+void check_goldens(const fs::path& file, const fs::path& templates, const dom::object& contexts) {
+  dom::parser parser;
+  dom::element golden = parser.load(file.string());
+  fs::path source = templates / std::string(std::string_view(golden["template"]));
+  auto tmpl = ChatTemplate::parse(test::read_file(source), source.filename().string());
+  for (dom::element result : dom::array(golden["results"])) {
+    std::string name{std::string_view(result["case"])};
+    RenderInput input = input_of(dom::object(contexts[name]));
+    input.bos_token = std::string_view(golden["bos_token"]);
+    input.eos_token = std::string_view(golden["eos_token"]);
+    input.now = std::string_view(golden["now"]);
+    std::string text = rendered(*tmpl, input);
+    INFO(file.filename().string(), " case ", name);
+    std::string_view expected;
+    if (!result["expected"].get(expected))
+      CHECK(text == expected);
+    else
+      CHECK(text.starts_with("ERROR " + std::string(std::string_view(result["error"]))));
+  }
+}
+
+int check_golden_folder(const fs::path& goldens, const fs::path& templates) {
+  dom::parser parser;
+  dom::object contexts = parser.load((goldens / "_contexts.json").string());
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(goldens)) {
+    if (entry.path().extension() != ".json" || entry.path().filename() == "_contexts.json") continue;
+    check_goldens(entry.path(), templates, contexts);
+    ++files;
+  }
+  return files;
+}
+
+}  // namespace
+
+TEST_CASE("chat templates: identical to Jinja2 on the models' own templates") {
+  auto goldens = test::find_asset("goldens/templates");
+  auto templates = test::find_asset("templates");
+  if (!goldens || !templates) FG_SKIP("assets/goldens/templates");
+  CHECK(check_golden_folder(*goldens, *templates) >= 17);
+}
+
+TEST_CASE("chat templates: all real ones parse") {
+  auto templates = test::find_asset("templates");
+  if (!templates) FG_SKIP("assets/templates");
+  int parsed = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(*templates)) {
+    if (entry.path().extension() != ".jinja") continue;
+    INFO(entry.path().string());
+    CHECK_NOTHROW(ChatTemplate::parse(test::read_file(entry.path()), entry.path().filename().string()));
+    ++parsed;
+  }
+  CHECK(parsed >= 80);
+}
