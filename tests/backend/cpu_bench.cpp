@@ -1,5 +1,5 @@
 // Times of the CPU backend's ops over SmolLM2-135M's shapes with random weights: cpu_bench [threads] [repeats] [case].
-// Not a test. With one thread the times are the thread's CPU time, so that other load hardly counts. Each op's median over all layers and repeats is printed with what it moved or computed.
+// ONEDNN_MIN_ROWS=n uses oneDNN from n rows on. Not a test. With one thread the times are the thread's CPU time, so that other load hardly counts. Each op's median over all layers and repeats is printed with what it moved or computed.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -162,7 +162,10 @@ int main(int argc, char** argv) {
   options.num_threads = argc > 1 ? std::atoi(argv[1]) : 2;
   use_cpu_time = options.num_threads == 1;
   const int repeats = argc > 2 ? std::atoi(argv[2]) : 20;
-  auto backend = make_cpu_backend(options);
+  ProductTuning tuning;
+  if (const char* rows = std::getenv("ONEDNN_MIN_ROWS")) tuning.onednn_min_rows = std::atoi(rows);
+  if (const char* native = std::getenv("FG_NATIVE_BF16")) tuning.native_bf16 = native[0] != '0';
+  auto backend = make_cpu_backend(options, tuning);
   std::printf("%s\n", backend->device().c_str());
   Model model(*backend);
   const struct {

@@ -2,47 +2,63 @@
 
 #include <algorithm>
 
-#include "base/check.h"
+#include "backend/cpu/product_onednn.h"
 
 namespace fastgen {
 
 namespace {
 
-// Where there are many rows, threads claim blocks of rows x units one by one.
 constexpr std::int64_t kBlockUnits = 16;
 
-void run_part(Workspace& workspace, bool native, const ProductJob& job, const ProductPart& part, int thread) {
-  if (native) return product_part_bf16(job, part);
-  ScratchBuffer& scratch = workspace.threads[static_cast<std::size_t>(thread)].product;
-  product_part_hwy(job, part, scratch.get<float>(product_scratch_floats(job.weight->in_dim)));
+enum class Way : std::uint8_t { kHighway, kNativeBf16, kOnednn };
+
+Way choose(const ProductTuning& tuning, const ProductJob& job) {
+  const PackedMatrix& weight = *job.weight;
+  if (weight.dtype != DType::kBF16) return Way::kHighway;
+  if (tuning.onednn && has_product_onednn()) {
+    const std::int64_t least = tuning.onednn_min_rows > 0 ? tuning.onednn_min_rows : onednn_default_min_rows();
+    if (least > 0 && job.num_rows >= least) return Way::kOnednn;
+  }
+  return tuning.native_bf16 && weight.in_dim % 2 == 0 && has_product_bf16() ? Way::kNativeBf16 : Way::kHighway;
+}
+
+void run_part(Workspace& workspace, Way way, const ProductJob& job, const ProductPart& part, int thread) {
+  if (way == Way::kNativeBf16) return product_part_bf16(job, part);
+  ScratchBuffer& buffer = workspace.threads[static_cast<std::size_t>(thread)].product;
+  float* scratch = buffer.get<float>(product_scratch_floats(job.weight->in_dim));
+  way == Way::kOnednn ? product_part_onednn(job, part, scratch) : product_part_hwy(job, part, scratch);
+}
+
+// Threads claim blocks of rows x units one by one.
+void run_blocks(ThreadPool& pool, Workspace& workspace, Way way, const ProductJob& job, std::int64_t rows,
+                std::int64_t units) {
+  const std::int64_t row_blocks = (job.num_rows + rows - 1) / rows;
+  const std::int64_t unit_blocks = (job.weight->num_units + units - 1) / units;
+  pool.parallel_for(row_blocks * unit_blocks, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t row = i / unit_blocks * rows, unit = i % unit_blocks * units;
+      run_part(workspace, way, job,
+               {row, std::min(row + rows, job.num_rows), unit, std::min(unit + units, job.weight->num_units)}, thread);
+    }
+  });
 }
 
 }  // namespace
 
-std::int64_t product_scratch_floats(std::int64_t in_dim) { return kProductRows * ((in_dim + 31) / 32 * 32); }
+std::int64_t product_scratch_floats(std::int64_t in_dim) {
+  return std::max(kProductRows * ((in_dim + 31) / 32 * 32), kOnednnScratchFloats);
+}
 
 void product(ThreadPool& pool, Workspace& workspace, const ProductTuning& tuning, const ProductJob& job) {
   if (job.num_rows == 0) return;
-  const PackedMatrix& weight = *job.weight;
-  const bool native =
-      tuning.native_bf16 && weight.dtype == DType::kBF16 && weight.in_dim % 2 == 0 && has_product_bf16();
-  if (job.num_rows <= kProductRows) {
-    // Each thread takes one contiguous run of units, in pairs for gate|up, and streams its part of the matrix once.
-    const std::int64_t pairs = weight.num_units / 2, threads = pool.num_threads();
-    pool.run([&](int t) {
-      run_part(workspace, native, job, {0, job.num_rows, pairs * t / threads * 2, pairs * (t + 1) / threads * 2}, t);
-    });
-    return;
-  }
-  const std::int64_t row_blocks = (job.num_rows + kProductRows - 1) / kProductRows;
-  const std::int64_t unit_blocks = (weight.num_units + kBlockUnits - 1) / kBlockUnits;
-  pool.parallel_for(row_blocks * unit_blocks, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t row = i / unit_blocks * kProductRows, unit = i % unit_blocks * kBlockUnits;
-      run_part(workspace, native, job,
-               {row, std::min(row + kProductRows, job.num_rows), unit, std::min(unit + kBlockUnits, weight.num_units)},
-               thread);
-    }
+  const Way way = choose(tuning, job);
+  if (way == Way::kOnednn) return run_blocks(pool, workspace, way, job, kOnednnRows, kOnednnUnits);
+  if (job.num_rows > kProductRows) return run_blocks(pool, workspace, way, job, kProductRows, kBlockUnits);
+  // Few rows: each thread takes one contiguous run of units, in pairs for gate|up, and streams its part of the
+  // matrix once.
+  const std::int64_t pairs = job.weight->num_units / 2, threads = pool.num_threads();
+  pool.run([&](int t) {
+    run_part(workspace, way, job, {0, job.num_rows, pairs * t / threads * 2, pairs * (t + 1) / threads * 2}, t);
   });
 }
 
