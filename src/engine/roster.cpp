@@ -252,8 +252,6 @@ Step Roster::carry_out(const StepPlan& plan) {
   for (const PlannedRow& row : plan.chunks) add_row(row, step);
   // Only now: a block given back before could be the target of one copy of this step and the source of another.
   for (const StepRow& row : step.rows) drop_prompt_if_unneeded(*row.sequence->request);
-  step.prefill_tokens = static_cast<std::uint64_t>(plan.num_prefill_tokens);
-  step.decode_tokens = plan.decodes.size();
   counts_.num_preemptions += plan.preempted.size();
   counts_.num_ring_waits += static_cast<std::uint64_t>(plan.num_ring_waits);
   return step;
@@ -291,6 +289,8 @@ void Roster::add_row(const PlannedRow& planned, Step& step) {
   if (row.num_targets > 0) sequence.request->next_target = row.first_target + row.num_targets;
   ring_of(sequence).promise(row.num_records);
   step.rows.push_back(row);
+  const bool decodes = row.count == 1 && row.start >= sequence.prompt_len();
+  (decodes ? step.decode_tokens : step.prefill_tokens) += static_cast<std::uint64_t>(row.count);
   if (planned.num_follower_draws > 0) add_followers(*sequence.request, planned.num_follower_draws, step);
 }
 

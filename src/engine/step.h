@@ -31,7 +31,7 @@ struct Step {
   Runner::Wanted wanted;
   FenceId fence = 0;
   StepResult result;
-  std::uint64_t prefill_tokens = 0;
+  std::uint64_t prefill_tokens = 0;  // of prompts, and whatever a preempted sequence computes again
   std::uint64_t decode_tokens = 0;
 };
 

@@ -1,0 +1,297 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <map>
+#include <random>
+
+#include "support/support.h"
+
+using namespace fastgen;
+
+namespace {
+
+std::int32_t blocks_for(std::int32_t tokens, std::int32_t block_size) { return (tokens + block_size - 1) / block_size; }
+
+SchedulerInput empty_input() {
+  SchedulerInput input;
+  input.limits = {.max_batch = 8, .prefill_busy = 16, .prefill_idle = 64, .block_size = 4, .num_blocks = 100};
+  input.free_blocks = 100;
+  input.free_state_slots = 8;
+  input.rings = {{.room = 1000}};
+  return input;
+}
+
+SequenceView waiting_view(std::int32_t id, std::int32_t prompt_len) {
+  return {.id = id, .age = static_cast<std::uint64_t>(id), .prompt_len = prompt_len, .num_tokens = prompt_len};
+}
+
+// One that has computed all but its last token.
+SequenceView decoding_view(std::int32_t id, std::int32_t num_tokens, std::int32_t num_blocks) {
+  return {.id = id, .age = static_cast<std::uint64_t>(id), .prompt_len = 1, .num_tokens = num_tokens,
+          .num_computed = num_tokens - 1, .num_blocks = num_blocks, .num_sole_blocks = num_blocks};
+}
+
+bool same(const StepPlan& a, const StepPlan& b) {
+  const auto same_rows = [](const std::vector<PlannedRow>& x, const std::vector<PlannedRow>& y) {
+    return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const PlannedRow& p, const PlannedRow& q) {
+      return p.id == q.id && p.start == q.start && p.count == q.count && p.fork_tokens == q.fork_tokens &&
+             p.new_blocks == q.new_blocks && p.num_follower_draws == q.num_follower_draws && p.num_records == q.num_records;
+    });
+  };
+  return a.dropped_prompts == b.dropped_prompts && a.preempted == b.preempted && a.too_long == b.too_long &&
+         same_rows(a.decodes, b.decodes) && same_rows(a.chunks, b.chunks);
+}
+
+// Sequences that live by their plans alone: no engine, no backend. Collects with a lag of 0 or 1 steps.
+class Simulation {
+ public:
+  Simulation(std::mt19937_64& random, int lag) : random_(random), lag_(lag) {
+    input_ = empty_input();
+    input_.limits.num_blocks = input_.free_blocks = 12 + below(20);
+    input_.limits.max_batch = input_.free_state_slots = 1 + below(10);
+    input_.limits.prefill_busy = 1 + below(16);
+    input_.limits.prefill_idle = input_.limits.prefill_busy + below(32);
+  }
+  void submit(std::int32_t count) {
+    for (std::int32_t i = 0; i < count; ++i) {
+      const std::int32_t id = static_cast<std::int32_t>(output_len_.size());
+      const std::int32_t most = input_.limits.num_blocks * input_.limits.block_size;
+      const std::int32_t prompt_len = 1 + below(most / 2);
+      input_.waiting.push_back(waiting_view(id, prompt_len));
+      output_len_.push_back(1 + below(std::min(30, most - prompt_len)));
+    }
+  }
+  // Runs until all are over; the number of steps is bounded, or someone waits forever.
+  void run() {
+    int steps = 0;
+    while (num_over_ < output_len_.size()) {
+      REQUIRE(++steps < 20'000);
+      turn();
+    }
+    CHECK(input_.free_blocks == input_.limits.num_blocks);
+  }
+  int num_preempted = 0;
+
+ private:
+  std::int32_t below(std::int32_t bound) { return static_cast<std::int32_t>(random_() % static_cast<std::uint64_t>(bound)); }
+
+  void turn() {
+    input_.in_flight = !in_flight_.empty();
+    const StepPlan plan = plan_step(input_);
+    check_plan(input_, plan);
+    REQUIRE(same(plan, plan_step(input_)));
+    REQUIRE(plan.too_long.empty());
+    check_fairness(plan);
+    for (std::int32_t id : plan.preempted) preempt(id);
+    for (const auto* rows : {&plan.decodes, &plan.chunks})
+      for (const PlannedRow& row : *rows) carry_out(row);
+    if (plan.has_rows()) in_flight_.push_back(plan);
+    while (!in_flight_.empty() && static_cast<int>(in_flight_.size()) > (plan.has_rows() ? lag_ : 0)) collect();
+  }
+  // First come, first served: whoever is admitted is older than all who stay behind (one ring, always with room).
+  void check_fairness(const StepPlan& plan) const {
+    std::uint64_t youngest = 0;
+    std::size_t num_admitted = 0;
+    for (const auto* rows : {&plan.decodes, &plan.chunks})
+      for (const PlannedRow& row : *rows)
+        if (row.is_admitted) youngest = std::max<std::uint64_t>(youngest, static_cast<std::uint64_t>(row.id)), ++num_admitted;
+    for (const SequenceView& view : input_.waiting) num_admitted -= view.age <= youngest && num_admitted > 0;
+    CHECK(num_admitted == 0);
+    // A victim is younger than everyone who runs on.
+    for (std::int32_t victim : plan.preempted)
+      for (const PlannedRow& row : plan.decodes) CHECK(row.id < victim);
+  }
+  SequenceView take(std::vector<SequenceView>& from, std::int32_t id) {
+    const auto found = std::find_if(from.begin(), from.end(), [&](const auto& view) { return view.id == id; });
+    const SequenceView view = *found;
+    from.erase(found);
+    return view;
+  }
+  static void put(std::vector<SequenceView>& to, const SequenceView& view) {
+    to.insert(std::find_if(to.begin(), to.end(), [&](const auto& other) { return other.age > view.age; }), view);
+  }
+  void preempt(std::int32_t id) {
+    SequenceView view = take(input_.running, id);
+    ++num_preempted;
+    input_.free_blocks += view.num_blocks;
+    ++input_.free_state_slots;
+    view.num_computed = view.num_blocks = view.num_sole_blocks = 0;
+    put(input_.waiting, view);
+  }
+  void carry_out(const PlannedRow& row) {
+    SequenceView view = take(row.is_admitted ? input_.waiting : input_.running, row.id);
+    if (row.is_admitted) --input_.free_state_slots;
+    view.num_blocks += row.new_blocks;
+    view.num_sole_blocks = view.num_blocks;
+    REQUIRE(view.num_blocks >= blocks_for(row.start + row.count, input_.limits.block_size));
+    input_.free_blocks -= row.new_blocks;
+    view.num_computed = row.start + row.count;
+    view.num_tokens += row.draws;
+    view.is_done = view.num_tokens - view.prompt_len >= output_len_[static_cast<std::size_t>(view.id)];
+    view.in_flight = true;
+    ++num_in_flight_[view.id];
+    put(input_.running, view);
+  }
+  void collect() {
+    for (const auto* rows : {&in_flight_.front().decodes, &in_flight_.front().chunks}) {
+      for (const PlannedRow& row : *rows) {
+        SequenceView view = take(input_.running, row.id);
+        view.in_flight = --num_in_flight_[row.id] > 0;
+        if (view.in_flight || !view.is_done) {
+          put(input_.running, view);
+          continue;
+        }
+        input_.free_blocks += view.num_blocks;
+        ++input_.free_state_slots;
+        ++num_over_;
+      }
+    }
+    in_flight_.erase(in_flight_.begin());
+  }
+
+  std::mt19937_64& random_;
+  int lag_;
+  SchedulerInput input_;
+  std::vector<std::int32_t> output_len_;  // by id
+  std::map<std::int32_t, int> num_in_flight_;
+  std::vector<StepPlan> in_flight_;
+  std::size_t num_over_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("scheduler: random loads end, within budget and blocks, first come first served") {
+  std::mt19937_64 random(test::seed());
+  int num_preempted = 0;
+  for (int round = 0; round < 200; ++round) {
+    Simulation simulation(random, round % 2);
+    simulation.submit(25);
+    simulation.run();
+    num_preempted += simulation.num_preempted;
+  }
+  CHECK(num_preempted > 0);
+}
+
+TEST_CASE("scheduler: decode rows come first and cut the prefill budget") {
+  SchedulerInput input = empty_input();
+  input.waiting = {waiting_view(5, 100)};
+  StepPlan plan = plan_step(input);
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].count == 64);
+  input.running = {decoding_view(1, 8, 2)};
+  input.free_blocks -= 2;
+  plan = plan_step(input);
+  REQUIRE(plan.decodes.size() == 1);
+  CHECK(plan.decodes[0].new_blocks == 0);
+  CHECK(plan.chunks[0].count == 16);
+  CHECK(!plan.chunks[0].draws);
+}
+
+TEST_CASE("scheduler: the youngest gives way, and one in flight only in the next step") {
+  SchedulerInput input = empty_input();
+  input.free_blocks = 0;
+  input.free_state_slots = 5;
+  input.running = {decoding_view(1, 9, 2), decoding_view(2, 7, 2), decoding_view(3, 7, 2)};
+  StepPlan plan = plan_step(input);
+  CHECK(plan.preempted == std::vector<std::int32_t>{3});
+  CHECK(plan.decodes.size() == 2);
+  input.running[2].in_flight = true;
+  plan = plan_step(input);
+  CHECK(plan.preempted.empty());
+  REQUIRE(plan.decodes.size() == 1);  // 1 waits for blocks, 3 is left out so that it can be preempted
+  CHECK(plan.decodes[0].id == 2);
+}
+
+TEST_CASE("scheduler: prompts kept for later choices go before any sequence does") {
+  SchedulerInput input = empty_input();
+  input.free_blocks = 0;
+  input.running = {decoding_view(1, 9, 2), decoding_view(2, 7, 2)};
+  input.prompts = {{.id = 8, .num_sole_blocks = 2}, {.id = 9, .num_sole_blocks = 1}};
+  const StepPlan plan = plan_step(input);
+  CHECK(plan.dropped_prompts == std::vector<std::int32_t>{9});
+  CHECK(plan.preempted.empty());
+  CHECK(plan.decodes.size() == 2);
+}
+
+TEST_CASE("scheduler: a head that does not fit an empty pool is reported, the next is served") {
+  SchedulerInput input = empty_input();
+  input.waiting = {waiting_view(1, 401), waiting_view(2, 10)};
+  const StepPlan plan = plan_step(input);
+  CHECK(plan.too_long == std::vector<std::int32_t>{1});
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].id == 2);
+}
+
+TEST_CASE("scheduler: a ring without room leaves its sequences out and counts them") {
+  SchedulerInput input = empty_input();
+  input.rings = {{.room = 1}, {.room = 3}};
+  input.running = {decoding_view(1, 6, 2), decoding_view(2, 6, 2), decoding_view(3, 6, 2)};
+  input.running[1].ring_idx = input.running[2].ring_idx = 1;
+  const StepPlan plan = plan_step(input);
+  REQUIRE(plan.decodes.size() == 1);
+  CHECK(plan.decodes[0].id == 2);
+  CHECK(plan.num_ring_waits == 2);
+}
+
+TEST_CASE("scheduler: a stuck ring's sequences lose their rows to those that wait") {
+  SchedulerInput input = empty_input();
+  input.free_state_slots = 0;
+  input.rings = {{.room = 0}, {.room = 100}};
+  for (std::int32_t id = 1; id <= 8; ++id) input.running.push_back(decoding_view(id, 6, 2));
+  input.waiting = {waiting_view(9, 5)};
+  input.waiting[0].ring_idx = 1;
+  CHECK(!plan_step(input).has_rows());
+  input.rings[0].is_stuck = true;
+  const StepPlan plan = plan_step(input);
+  CHECK(plan.preempted == std::vector<std::int32_t>{8});
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].id == 9);
+}
+
+TEST_CASE("scheduler: choices draw beside the first one as far as slots and ring reach, forks count their copy") {
+  SchedulerInput input = empty_input();
+  input.free_state_slots = 4;
+  input.waiting = {waiting_view(1, 10)};
+  input.waiting[0].num_followers = 9;
+  StepPlan plan = plan_step(input);
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].num_follower_draws == 3);
+  CHECK(plan.chunks[0].num_records == 4 * kRecordsPerDraw);
+
+  input = empty_input();
+  input.prompts = {{.id = 1, .num_sole_blocks = 3}};
+  input.waiting = {waiting_view(2, 10), waiting_view(3, 10)};
+  input.waiting[0].num_tokens = 11;  // it has its first token
+  for (SequenceView& view : input.waiting) view.prompt_idx = 0;
+  plan = plan_step(input);
+  REQUIRE(plan.decodes.size() == 2);
+  CHECK(plan.decodes[0].fork_tokens == 10);
+  CHECK(plan.decodes[1].fork_tokens == 9);  // its last token again: the draw needs the logits
+  CHECK(plan.decodes[0].new_blocks == 1);
+  CHECK(plan.decodes[1].new_blocks == 1);
+}
+
+TEST_CASE("scheduler: prompt logprobs make chunks as small as the ring has room") {
+  SchedulerInput input = empty_input();
+  input.waiting = {waiting_view(1, 30)};
+  input.waiting[0].wants_prompt_logprobs = true;
+  input.waiting[0].first_target = 1;
+  input.rings[0].room = 12;
+  StepPlan plan = plan_step(input);
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].count == 12);
+  CHECK(plan.chunks[0].num_targets == 12);
+  input.rings[0].room = 30;  // 29 prompt tokens fit, but not the first token and its finish as well
+  plan = plan_step(input);
+  CHECK(plan.chunks[0].count == 29);
+  CHECK(!plan.chunks[0].draws);
+  input.rings[0].room = 31;
+  plan = plan_step(input);
+  CHECK(plan.chunks[0].count == 30);
+  CHECK(plan.chunks[0].draws);
+  // Computed again after a preemption: nothing is reported twice.
+  input.waiting[0].first_target = 21;
+  plan = plan_step(input);
+  CHECK(plan.chunks[0].num_targets == 9);
+  CHECK(plan.chunks[0].first_target == 21);
+}

@@ -1,0 +1,110 @@
+#include "kv/kv_cache.h"
+
+#include <map>
+#include <random>
+#include <set>
+
+#include "support/support.h"
+
+using namespace fastgen;
+
+namespace {
+
+// The same cache without blocks shared or counted: each table is the list of what its slots hold, and the bytes of
+// all blocks are there to see whether a copy or a shared block shows the right token.
+class NaiveModel {
+ public:
+  explicit NaiveModel(const KvCache& kv) : kv_(kv) {
+    bytes_.assign(static_cast<std::size_t>(kv.num_blocks() * kv.block_size()), -1);
+  }
+  std::map<TableId, std::vector<int>> tables;
+
+  void write(TableId table, int token) {
+    std::vector<int>& tokens = tables[table];
+    bytes_[slot(table, tokens.size())] = token;
+    tokens.push_back(token);
+  }
+  void copy(const BlockCopy& copy) {
+    const auto size = static_cast<std::size_t>(kv_.block_size());
+    for (std::size_t i = 0; i < size; ++i)
+      bytes_[static_cast<std::size_t>(copy.to) * size + i] = bytes_[static_cast<std::size_t>(copy.from) * size + i];
+  }
+  void check() const {
+    std::set<BlockId> held;
+    for (const auto& [table, tokens] : tables) {
+      for (std::size_t i = 0; i < tokens.size(); ++i) REQUIRE(bytes_[slot(table, i)] == tokens[i]);
+      held.insert(kv_.blocks(table).begin(), kv_.blocks(table).end());
+    }
+    CHECK(static_cast<std::int32_t>(held.size()) + kv_.num_free_blocks() == kv_.num_blocks());
+    CHECK(kv_.num_tables() == static_cast<std::int32_t>(tables.size()));
+  }
+
+ private:
+  std::size_t slot(TableId table, std::size_t position) const {
+    return static_cast<std::size_t>(kv_.slot(table, static_cast<std::int32_t>(position)));
+  }
+  const KvCache& kv_;
+  std::vector<int> bytes_;  // by slot
+};
+
+}  // namespace
+
+TEST_CASE("kv_cache: random use agrees with a naive model") {
+  std::mt19937_64 random(test::seed());
+  for (const std::int32_t block_size : {1, 3, 4, 16}) {
+    KvCache kv(24, block_size);
+    NaiveModel model(kv);
+    const auto any_table = [&] { return std::next(model.tables.begin(), static_cast<std::ptrdiff_t>(random() % model.tables.size()))->first; };
+    std::set<TableId> held;  // by hold: not written through
+    for (int turn = 0; turn < 3000; ++turn) {
+      const std::uint64_t action = random() % 10;
+      if (model.tables.empty() || action == 0) {
+        model.tables[kv.open()];
+      } else if (action == 1) {
+        const TableId table = any_table();
+        const std::int32_t free_before = kv.num_free_blocks(), sole = kv.num_sole_blocks(table);
+        kv.release(table);
+        CHECK(kv.num_free_blocks() == free_before + sole);
+        model.tables.erase(table);
+        held.erase(table);
+      } else if (action <= 3) {
+        const TableId source = any_table();
+        const std::size_t length = random() % (model.tables[source].size() + 1);
+        const bool needs_block = action == 2 && length % static_cast<std::size_t>(block_size) != 0;
+        if (needs_block && kv.num_free_blocks() == 0) continue;
+        const KvCache::Forked forked = action == 2 ? kv.fork(source, static_cast<std::int64_t>(length))
+                                                   : KvCache::Forked{kv.hold(source, static_cast<std::int64_t>(length)), {}};
+        CHECK(forked.copy.has_value() == needs_block);
+        if (forked.copy) model.copy(*forked.copy);
+        if (action == 3) held.insert(forked.table);
+        const std::vector<int>& tokens = model.tables[source];
+        model.tables[forked.table] = std::vector<int>(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(length));
+      } else {
+        const TableId table = any_table();
+        const auto wanted = static_cast<std::int64_t>(model.tables[table].size() + 1 + random() % 5);
+        const std::int32_t needed = kv.blocks_for(wanted) - static_cast<std::int32_t>(kv.blocks(table).size());
+        if (held.contains(table) || needed > kv.num_free_blocks()) continue;
+        kv.reserve(table, wanted);
+        while (static_cast<std::int64_t>(model.tables[table].size()) < wanted) model.write(table, turn);
+      }
+      kv.check();
+      model.check();
+    }
+  }
+}
+
+TEST_CASE("kv_cache: a fork shares full blocks and copies the partial one") {
+  KvCache kv(8, 4);
+  const TableId source = kv.open();
+  kv.reserve(source, 6);
+  const KvCache::Forked forked = kv.fork(source, 6);
+  REQUIRE(forked.copy);
+  CHECK(forked.copy->from == kv.blocks(source)[1]);
+  CHECK(forked.copy->to == kv.blocks(forked.table)[1]);
+  CHECK(kv.blocks(forked.table)[0] == kv.blocks(source)[0]);
+  CHECK(kv.num_free_blocks() == 5);
+  CHECK(kv.num_sole_blocks(source) == 1);
+  kv.release(source);
+  CHECK(kv.num_free_blocks() == 6);
+  CHECK(kv.num_sole_blocks(forked.table) == 2);
+}
