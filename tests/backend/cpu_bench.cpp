@@ -58,7 +58,9 @@ struct Model {
     }
     for (std::size_t i = 0; i < data.size(); ++i) parts.emplace_back(data[i].data(), DType::kBF16, std::initializer_list<std::int64_t>{shapes[i].first, shapes[i].second});
     std::vector<Weight> weights;
+    const double start = now_us();
     for (int i = 0; i < copies; ++i) weights.push_back(backend.prepare_weights(kind, DType::kBF16, parts));
+    prepare_us += now_us() - start;
     return weights;
   }
 
@@ -66,6 +68,7 @@ struct Model {
   std::minstd_rand rng{1};
   std::vector<Weight> qkv, out, gate_up, down, head;
   Tensor norm, rope;
+  double prepare_us = 0;
 };
 
 // Sequences of `rows` new tokens each behind `context` old ones.
@@ -168,6 +171,7 @@ int main(int argc, char** argv) {
   auto backend = make_cpu_backend(options, tuning);
   std::printf("%s\n", backend->device().c_str());
   Model model(*backend);
+  std::printf("weights prepared in %.0f ms\n", model.prepare_us / 1e3);
   const struct {
     int seqs, rows, context, repeats;
   } cases[] = {{1, 1, 100, repeats},  {1, 1, 2000, repeats},      {4, 1, 100, repeats},     {16, 1, 100, repeats},

@@ -1,5 +1,6 @@
 // linear, linear_add, gate_up_silu and the packing of weights, against sums in double.
 #include <algorithm>
+#include <filesystem>
 
 #include "backend/cpu_support.h"
 
@@ -105,6 +106,26 @@ TEST_CASE("cpu product: weights of any dtype are rounded to the wanted one") {
       check_close(values(out), naive_product(values(x), numbers, 3, 24, 40), tolerance(DType::kF32, 6 * largest), "rounded weights");
     }
   });
+}
+
+TEST_CASE("cpu product: no thread beside the pool's own, oneDNN included") {
+  const auto count_threads = [] {
+    std::ptrdiff_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) count += !entry.path().empty();
+    return count;
+  };
+  const std::ptrdiff_t before = count_threads();
+  ProductTuning tuning;
+  tuning.onednn_min_rows = 1;
+  auto backend = make_cpu_backend({3, 0}, tuning);
+  Rng rng(5);
+  const Tensor w = make_random(*backend, rng, DType::kBF16, {1024, 64});
+  const Tensor x = make_random(*backend, rng, DType::kBF16, {200, 64});
+  const Tensor out = make_tensor(*backend, DType::kF32, {200, 1024});
+  const Weight weight = backend->prepare_weights(WeightKind::kLinear, DType::kBF16, {{w}});
+  backend->linear(Stream::kCompute, x, weight, Tensor(), out);
+  CHECK(count_threads() == before + 2);
+  check_close(values(out), naive_product(values(x), values(w), 200, 1024, 64), tolerance(DType::kF32, 8), "linear on three threads");
 }
 
 TEST_CASE("cpu product: a row's result does not depend on the rows beside it") {

@@ -320,6 +320,36 @@ TEST_CASE("cpu sampling: a NaN logit is never drawn, an infinite one always") {
   CHECK(sample_token(in, scratch.data(), marks.data()) == 90);
 }
 
+TEST_CASE("cpu sampling: the vector loops equal plain ones for every SIMD target and length") {
+  for_each_variant([](Backend&) {
+    Rng rng(35);
+    for (std::int64_t n : {1, 2, 3, 15, 16, 17, 64, 1000, 1023}) {
+      CAPTURE(n);
+      std::vector<float> x, e(static_cast<std::size_t>(n)), found(e.size());
+      std::vector<std::int32_t> ids(e.size());
+      for (std::int64_t i = 0; i < n; ++i) x.push_back(static_cast<float>(std::round(rng.normal(2) * 8) / 8));
+      const MaxAt max = find_max(x.data(), n);
+      const auto want_max = std::max_element(x.begin(), x.end());  // the first of equals
+      CHECK(max.value == *want_max);
+      CHECK(max.idx == want_max - x.begin());
+      CHECK(std::fabs(sum(x.data(), n) - std::accumulate(x.begin(), x.end(), 0.0)) < 1e-9);
+      exp_scaled(x.data(), n, 1.5f, 0.7f, e.data());
+      Doubles got, want;
+      for (std::size_t i = 0; i < e.size(); ++i) {
+        got.push_back(static_cast<double>(e[i]));
+        want.push_back(std::exp((static_cast<double>(x[i]) - 1.5) * static_cast<double>(0.7f)));
+      }
+      check_close(got, want, {0, 2e-6}, "exp_scaled");
+      const std::int64_t count = collect_at_least(x.data(), n, 0.5f, ids.data(), found.data());
+      std::vector<std::int32_t> want_ids;
+      for (std::int64_t i = 0; i < n; ++i) {
+        if (x[static_cast<std::size_t>(i)] >= 0.5f) want_ids.push_back(static_cast<std::int32_t>(i));
+      }
+      CHECK(std::vector<std::int32_t>(ids.begin(), ids.begin() + count) == want_ids);
+    }
+  });
+}
+
 Doubles log_softmax(const Doubles& logits) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   double total = 0;

@@ -1,6 +1,6 @@
 #include "backend/cpu_support.h"
 
-#include <hwy/targets.h>
+#include <hwy/highway.h>
 
 namespace fastgen::test {
 
@@ -13,7 +13,8 @@ std::vector<Variant> variants() {
   onednn.onednn = true;
   onednn.onednn_min_rows = 1;
   return {{"best", 0, {}},         {"native bf16", 0, native},  {"onednn from one row", 0, onednn},
-          {"highway", 0, plain},   {"AVX2", HWY_AVX2, plain}, {"SSE4", HWY_SSE4, plain}};
+          {"highway", 0, plain},   {"AVX2", HWY_AVX2, plain},
+          {"SSE4", HWY_SSE4, plain}, {"baseline", HWY_STATIC_TARGET, plain}};
 }
 
 void for_each_variant(const std::function<void(Backend&)>& body, int num_threads) {

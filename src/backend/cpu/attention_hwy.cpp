@@ -52,27 +52,62 @@ Scratch carve(float* base, std::int64_t head_dim) {
   return s;
 }
 
-// Tokens [key, key + count) of one head to float32, K transposed or V as it is; block by block of the table.
+// Tokens [key, key + count) of one head to float32 rows; their addresses come block by block from the table.
 template <typename T>
-void load_tile(const AttendArgs& args, const AttendItem& item, int kv, std::int64_t key, std::int64_t count,
-               const Scratch& s, float* out) {
+void load_rows(const AttendArgs& args, const AttendItem& item, int kv, std::int64_t key, std::int64_t count,
+               const Scratch& s) {
   const KvLayout& layout = args.arena.layout;
   const std::int32_t* table =
       args.batch.block_table.as<std::int32_t>() + item.seq * args.batch.block_table.row_elements();
   const std::int64_t head_dim = layout.head_dim;
   for (std::int64_t j = 0; j < count; ++j) {
     const std::int64_t position = key + j;
-    const std::int64_t slot = std::int64_t{table[position / layout.block_size]} * layout.block_size +
-                              position % layout.block_size;
-    const T* token = static_cast<const T*>(args.arena.data) + layout.offset(slot, args.layer, kv, item.kv_head);
-    HWY_ALIGN float values[kAttendMaxDim + 16];
-    float* row = kv == 1 ? out + j * s.dim : values;
+    const T* token = static_cast<const T*>(args.arena.data) +
+                     layout.tile_offset(table[position / layout.block_size], args.layer, kv, item.kv_head) +
+                     position % layout.block_size * head_dim;
+    float* row = s.values + j * s.dim;
     std::int64_t d = 0;
     for (; d + kLanes <= head_dim; d += kLanes) store_f32(load_f32(token + d), row + d);
     if (d < head_dim) store_f32(load_some(token + d, head_dim - d), row + d);
-    if (kv == 0) {
-      for (d = 0; d < head_dim; ++d) out[d * kKeys + j] = values[d];
+  }
+}
+
+// keys [D][64] = values [64][dim] transposed, 4 x 4 at a time; up to 3 keys and dimensions beyond the ends come along.
+#if HWY_TARGET == HWY_SCALAR
+void transpose_keys(std::int64_t count, std::int64_t head_dim, const Scratch& s) {
+  for (std::int64_t j = 0; j < count; ++j) {
+    for (std::int64_t d = 0; d < head_dim; ++d) s.keys[d * kKeys + j] = s.values[j * s.dim + d];
+  }
+}
+#else
+void transpose_keys(std::int64_t count, std::int64_t head_dim, const Scratch& s) {
+  const hn::CappedTag<float, 4> d4;
+  const hn::Repartition<double, decltype(d4)> d2;
+  const auto low = [&](auto a, auto b) { return hn::BitCast(d4, hn::InterleaveLower(d2, hn::BitCast(d2, a), hn::BitCast(d2, b))); };
+  const auto high = [&](auto a, auto b) { return hn::BitCast(d4, hn::InterleaveUpper(d2, hn::BitCast(d2, a), hn::BitCast(d2, b))); };
+  for (std::int64_t j = 0; j < count; j += 4) {
+    for (std::int64_t d = 0; d < head_dim; d += 4) {
+      const float* in = s.values + j * s.dim + d;
+      const auto a = hn::Load(d4, in), b = hn::Load(d4, in + s.dim);
+      const auto c = hn::Load(d4, in + 2 * s.dim), e = hn::Load(d4, in + 3 * s.dim);
+      const auto ab0 = hn::InterleaveLower(d4, a, b), ab1 = hn::InterleaveUpper(d4, a, b);
+      const auto ce0 = hn::InterleaveLower(d4, c, e), ce1 = hn::InterleaveUpper(d4, c, e);
+      float* out = s.keys + d * kKeys + j;
+      hn::Store(low(ab0, ce0), d4, out);
+      hn::Store(high(ab0, ce0), d4, out + kKeys);
+      hn::Store(low(ab1, ce1), d4, out + 2 * kKeys);
+      hn::Store(high(ab1, ce1), d4, out + 3 * kKeys);
     }
+  }
+}
+#endif
+
+void load_tile(const AttendArgs& args, const AttendItem& item, int kv, std::int64_t key, std::int64_t count,
+               const Scratch& s) {
+  if (args.arena.dtype == DType::kF32) {
+    load_rows<float>(args, item, kv, key, count, s);
+  } else {
+    load_rows<std::uint16_t>(args, item, kv, key, count, s);
   }
 }
 
@@ -227,14 +262,10 @@ void AttendItemImpl(const AttendArgs& args, const AttendItem& item, float* parti
   for (std::int64_t key = item.key_begin; key < item.key_end; key += kKeys) {
     const std::int64_t count = std::min<std::int64_t>(kKeys, item.key_end - key);
     const std::int64_t padded = (count + 15) / 16 * 16;
-    if (args.arena.dtype == DType::kF32) {
-      load_tile<float>(args, item, 0, key, count, s, s.keys);
-      load_tile<float>(args, item, 1, key, count, s, s.values);
-    } else {
-      load_tile<std::uint16_t>(args, item, 0, key, count, s, s.keys);
-      load_tile<std::uint16_t>(args, item, 1, key, count, s, s.values);
-    }
+    load_tile(args, item, 0, key, count, s);
+    transpose_keys(count, head_dim, s);
     multiply<false>(s.q, s.dim, s.keys, kKeys, head_dim, s.scores, kKeys, rows, padded);
+    load_tile(args, item, 1, key, count, s);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t position = first_position + (item.pair_begin + r) / group;
       softmax_row(s.scores + r * kKeys, visible_keys(position, args.window, key, count), count, s.sums + r * s.dim,

@@ -65,14 +65,33 @@ void read_run(const SourceRow& row, std::int64_t begin, std::int64_t in_dim, T (
   }
 }
 
+// bf16 to bf16, whole runs: pairs of k move as one number.
+void pack_pairs(const SourceRow (&rows)[kPanel], std::int64_t begin, std::uint16_t* out) {
+  for (std::int64_t c = 0; c < kPanel; ++c) {
+    std::uint32_t pairs[kUnit / 2];
+    std::memcpy(pairs, static_cast<const std::uint16_t*>(rows[c].data) + begin, sizeof(pairs));
+    for (std::int64_t i = 0; i < kUnit / 2; ++i) std::memcpy(out + (i * kPanel + c) * 2, &pairs[i], 4);
+  }
+}
+
 // Runs of 16 k for 64 columns at a time: reads and writes both stay within few cache lines.
 template <typename T>
 void pack_panel(std::span<const Tensor> parts, const PackedMatrix& matrix, std::int64_t panel) {
   constexpr std::int64_t kGroup = sizeof(T) == 2 ? 2 : 1;  // consecutive k side by side
   SourceRow rows[kPanel];
-  for (std::int64_t c = 0; c < kPanel; ++c) rows[c] = source_row(matrix, parts, panel * kPanel + c);
+  bool plain = sizeof(T) == 2;  // no padding and nothing to convert
+  for (std::int64_t c = 0; c < kPanel; ++c) {
+    rows[c] = source_row(matrix, parts, panel * kPanel + c);
+    plain = plain && rows[c].data && rows[c].dtype == DType::kBF16;
+  }
   T* out = static_cast<T*>(matrix.data) + panel * kPanel * matrix.padded_in;
   for (std::int64_t k = 0; k < matrix.padded_in; k += kUnit, out += kUnit * kPanel) {
+    if constexpr (sizeof(T) == 2) {
+      if (plain && k + kUnit <= matrix.in_dim) {
+        pack_pairs(rows, k, out);
+        continue;
+      }
+    }
     for (std::int64_t c = 0; c < kPanel; ++c) {
       T run[kUnit];
       read_run(rows[c], k, matrix.in_dim, run);

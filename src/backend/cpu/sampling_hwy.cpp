@@ -61,16 +61,18 @@ void ExpScaled(const float* x, std::int64_t n, float max, float scale, float* ou
 }
 
 void Sum(const float* x, std::int64_t n, double* out) {
+  std::int64_t i = 0;
+  *out = 0;
+#if HWY_TARGET != HWY_SCALAR
   const hn::Repartition<double, D32> dd;
-  constexpr std::int64_t kHalf = kLanes / 2;
   const hn::Rebind<float, decltype(dd)> half;
   auto a = hn::Zero(dd), b = hn::Zero(dd);
-  std::int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     a = hn::Add(a, hn::PromoteTo(dd, hn::LoadU(half, x + i)));
-    b = hn::Add(b, hn::PromoteTo(dd, hn::LoadU(half, x + i + kHalf)));
+    b = hn::Add(b, hn::PromoteTo(dd, hn::LoadU(half, x + i + kLanes / 2)));
   }
   *out = hn::GetLane(hn::SumOfLanes(dd, hn::Add(a, b)));
+#endif
   for (; i < n; ++i) *out += static_cast<double>(x[i]);
 }
 
