@@ -129,7 +129,8 @@ void Roster::finish(Sequence& sequence, FinishReason reason, std::uint64_t now_u
   ring_of(sequence).push_finish(event);
   drop_prompt_if_unneeded(request);
   if (request.prompt_computed || sequence.choice_idx != request.leader) return;
-  // The choice that was to compute the prompt is gone: the next one does.
+  // The choice that was to compute the prompt is gone: the next one does, and reports all of it.
+  request.next_target = 1;
   for (const auto& choice : request.choices) {
     if (choice->is_over()) continue;
     request.leader = choice->choice_idx;
