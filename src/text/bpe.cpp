@@ -13,6 +13,9 @@ namespace {
 // Up to here merging by scanning all pairs is faster than the queue.
 constexpr std::size_t kNumShortUnits = 32;
 
+// How sentencepiece's vocabularies write a space.
+constexpr std::string_view kMetaspace = "\u2581";
+
 }  // namespace
 
 struct Bpe::Scratch {
@@ -56,9 +59,32 @@ Bpe::Bpe(const BpeConfig& config)
     char c = static_cast<char>(byte);
     byte_units_[byte] = byte_level_ ? keys_.find({&c, 1}).value_or(-1) : -1;
   }
+  cuts_before_spaces_ = may_cut(config);
+}
+
+// Whether a space that follows another character always begins a token, so that text without a pre-tokenizer
+// may be cut there: short parts are merged several times faster than one long word (Llama 2: 1.5 -> 15 MB/s
+// on one EPYC core).
+bool Bpe::may_cut(const BpeConfig& config) const {
+  if (byte_level_ || ignore_merges_ || !keys_.find(kMetaspace)) return false;
+  return std::ranges::none_of(config.merges, [&](const BpeConfig::Merge& merge) {
+    return config.keys[merge.right].starts_with(kMetaspace) && !config.keys[merge.left].ends_with(kMetaspace);
+  });
 }
 
 void Bpe::encode(std::string_view word, std::vector<TokenId>& ids, Scratch& scratch) const {
+  std::size_t begin = 0;
+  for (std::size_t at = 0; cuts_before_spaces_; at += kMetaspace.size()) {
+    at = word.find(kMetaspace, at);
+    if (at == std::string_view::npos) break;
+    if (at == begin || word.substr(0, at).ends_with(kMetaspace)) continue;
+    encode_part(word.substr(begin, at - begin), ids, scratch);
+    begin = at;
+  }
+  encode_part(word.substr(begin), ids, scratch);
+}
+
+void Bpe::encode_part(std::string_view word, std::vector<TokenId>& ids, Scratch& scratch) const {
   std::optional<TokenId> whole = keys_.find(word);
   Whole known = whole ? whole_[*whole].load(std::memory_order_relaxed) : Whole::kSeveral;
   if (whole && (ignore_merges_ || known == Whole::kOneToken)) return ids.push_back(*whole);

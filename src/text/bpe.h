@@ -59,6 +59,8 @@ class Bpe {
   enum class Whole : std::uint8_t { kUnknown, kOneToken, kSeveral };
 
   void insert_merge(const BpeConfig::Merge& merge, std::uint32_t rank);
+  bool may_cut(const BpeConfig& config) const;
+  void encode_part(std::string_view word, std::vector<TokenId>& ids, Scratch& scratch) const;
   const MergeSlot& find_merge(TokenId left, TokenId right) const;
   void append_units(std::string_view word, std::vector<TokenId>& units) const;
   void append_unknown(std::string_view unit_name, bool& unk_open, std::vector<TokenId>& units) const;
@@ -72,6 +74,7 @@ class Bpe {
   std::array<TokenId, 256> byte_ids_{};
   std::optional<TokenId> unk_;
   bool byte_level_, byte_fallback_, fuse_unk_, ignore_merges_;
+  bool cuts_before_spaces_ = false;  // see may_cut
   // Written by any thread with the same value, so relaxed order suffices.
   std::unique_ptr<std::atomic<Whole>[]> whole_;
 };
