@@ -24,9 +24,13 @@ constexpr std::int64_t kMaxPositions = 1 << 28;
 struct Architecture {
   std::string_view name;
   std::string_view model_type;
+  bool qkv_bias = false;  // always there, no key asks for it
+  bool window = false;    // sliding_window holds for every layer
 };
 constexpr std::array kArchitectures = {
-    Architecture{"LlamaForCausalLM", "llama"},
+    Architecture{.name = "LlamaForCausalLM", .model_type = "llama"},
+    Architecture{.name = "MistralForCausalLM", .model_type = "mistral", .window = true},
+    Architecture{.name = "Qwen2ForCausalLM", .model_type = "qwen2", .qkv_bias = true},
 };
 
 const Architecture& read_architecture(const JsonFields& config) {
@@ -48,7 +52,7 @@ const Architecture& read_architecture(const JsonFields& config) {
 // What would change results and is not here yet. A key that is absent, null or false asks for nothing.
 void refuse_unsupported(const JsonFields& config) {
   for (const char* key : {"attention_bias", "mlp_bias", "attention_out_bias", "qkv_bias", "use_qk_norm", "quantization_config",
-                          "compression_config", "sliding_window", "use_sliding_window", "attention_chunk_size", "no_rope_layers",
+                          "compression_config", "use_sliding_window", "attention_chunk_size", "no_rope_layers",
                           "attn_logit_softcapping", "final_logit_softcapping", "num_local_experts", "num_experts", "auto_map"}) {
     if (!config.has(key)) continue;
     bool value = true;
@@ -62,6 +66,16 @@ void refuse_unsupported(const JsonFields& config) {
   if (const std::string act = config.text_or("hidden_act", "silu"); act != "silu") {
     config.fail("hidden_act", fmt::format("\"{}\" is not supported", act));
   }
+}
+
+// transformers takes 4096 where a Mistral config says nothing, and no window where it says null. Qwen2 configs name a window that
+// use_sliding_window, refused above, would switch on.
+std::int32_t read_window(const JsonFields& config, const Architecture& architecture) {
+  constexpr const char* kKey = "sliding_window";
+  if (architecture.model_type == "qwen2" || config.is_null(kKey)) return 0;
+  if (architecture.window) return static_cast<std::int32_t>(config.integer_or(kKey, 4096, 1, kMaxPositions));
+  if (config.has(kKey)) config.fail(kKey, "is not supported");
+  return 0;
 }
 
 void refuse_mixed_layers(const JsonFields& config) {
@@ -126,6 +140,7 @@ DType read_dtype(const JsonFields& config) {
   config.fail(key, fmt::format("\"{}\" is not supported", name));
 }
 
+// Defaults are transformers' own for Llama; the other architectures' differ, so that theirs must be written out.
 void read_shape(const JsonFields& config, ModelConfig& out) {
   const auto read = [&](const char* key, std::int64_t max) { return static_cast<std::int32_t>(config.integer(key, 1, max)); };
   out.num_layers = read("num_hidden_layers", kMaxLayers);
@@ -134,7 +149,8 @@ void read_shape(const JsonFields& config, ModelConfig& out) {
   out.vocab = read("vocab_size", kMaxVocab);
   out.max_positions = read("max_position_embeddings", kMaxPositions);
   out.num_heads = read("num_attention_heads", kMaxHeads);
-  out.num_kv_heads = config.has("num_key_value_heads") ? read("num_key_value_heads", kMaxHeads) : out.num_heads;
+  const bool kv_heads_given = config.has("num_key_value_heads") || out.architecture != "LlamaForCausalLM";
+  out.num_kv_heads = kv_heads_given ? read("num_key_value_heads", kMaxHeads) : out.num_heads;
   if (out.num_heads % out.num_kv_heads != 0) config.fail("num_key_value_heads", "does not divide num_attention_heads");
   if (!config.has("head_dim") && out.model_dim % out.num_heads != 0) {
     config.fail("num_attention_heads", "does not divide hidden_size, and there is no head_dim");
@@ -177,9 +193,12 @@ ModelConfig parse_config(std::string_view config_json, std::string_view generati
   const std::string where = fmt::format("{}/config.json", name);
   const JsonFields config(parse_json_object(parser, config_json, where), where);
   ModelConfig out;
-  out.architecture = read_architecture(config).name;
+  const Architecture& architecture = read_architecture(config);
+  out.architecture = architecture.name;
   refuse_unsupported(config);
   refuse_mixed_layers(config);
+  out.qkv_bias = architecture.qkv_bias;
+  out.window = read_window(config, architecture);
   read_shape(config, out);
   out.norm_eps = static_cast<float>(config.number_or("rms_norm_eps", 1e-6, 0, 1));
   out.tied_head = config.boolean_or("tie_word_embeddings", false);

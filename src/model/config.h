@@ -25,7 +25,7 @@ struct RopeConfig {
 };
 
 struct ModelConfig {
-  std::string architecture;  // "LlamaForCausalLM"
+  std::string architecture;  // "LlamaForCausalLM", "MistralForCausalLM" or "Qwen2ForCausalLM"
   std::int32_t num_layers = 0;    // L
   std::int32_t model_dim = 0;     // E
   std::int32_t num_heads = 0;     // H
@@ -36,8 +36,8 @@ struct ModelConfig {
   std::int32_t max_positions = 0;
   float norm_eps = 1e-5f;
   bool tied_head = false;
-  bool qkv_bias = false;       // room for Qwen2
-  std::int32_t window = 0;     // room for sliding windows; 0: none
+  bool qkv_bias = false;       // Qwen2
+  std::int32_t window = 0;     // tokens that a row sees, itself included; 0: all (Mistral)
   RopeConfig rope;
   DType dtype = DType::kBF16;  // of the weights on disk
   std::vector<std::int32_t> eos_ids;  // config.json and generation_config.json together

@@ -16,6 +16,11 @@ bool JsonFields::has(std::string_view key) const {
   return object_.at_key(key).get(element) == simdjson::SUCCESS && !element.is_null();
 }
 
+bool JsonFields::is_null(std::string_view key) const {
+  dom::element element;
+  return object_.at_key(key).get(element) == simdjson::SUCCESS && element.is_null();
+}
+
 dom::element JsonFields::at(std::string_view key) const {
   dom::element element;
   if (object_.at_key(key).get(element) != simdjson::SUCCESS || element.is_null()) fail(key, "is missing");

@@ -18,6 +18,7 @@ class JsonFields {
   JsonFields(simdjson::dom::object object, std::string where, std::string prefix = "");
 
   bool has(std::string_view key) const;
+  bool is_null(std::string_view key) const;  // there, and null
   // The element; fails if absent.
   simdjson::dom::element at(std::string_view key) const;
 

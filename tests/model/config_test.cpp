@@ -12,11 +12,11 @@
 namespace fastgen {
 namespace {
 
-// A whole Llama config; `extra` comes last, so that a key of its own stands beside the plain ones.
+// A whole Llama config; `extra` is added, the keys of the comma-separated list `without` are left out.
 std::string llama(const std::string& extra = "", const std::string& without = "") {
   std::string out = "{";
   const auto add = [&](const std::string& key, const std::string& value) {
-    if (key != without) out += fmt::format("{}\"{}\": {}", out.size() > 1 ? ", " : "", key, value);
+    if (("," + without + ",").find("," + key + ",") == std::string::npos) out += fmt::format("{}\"{}\": {}", out.size() > 1 ? ", " : "", key, value);
   };
   add("architectures", R"(["LlamaForCausalLM"])");
   add("model_type", R"("llama")");
@@ -112,6 +112,23 @@ TEST_CASE("llama3 RoPE scaling reads the same in both notations") {
   CHECK(rope(llama(R"("rope_parameters": {"rope_type": "default", "rope_theta": 77.0})", "rope_theta")) == RopeConfig{.theta = 77});
 }
 
+// A config of another architecture.
+std::string other(const char* name, const char* model_type, const std::string& extra) {
+  return llama(fmt::format(R"("architectures": ["{}"], "model_type": "{}"{}{})", name, model_type, extra.empty() ? "" : ", ", extra), "architectures,model_type");
+}
+
+TEST_CASE("Mistral has a window, Qwen2 has biases") {
+  const auto mistral = [](const std::string& extra) { return parse_config(other("MistralForCausalLM", "mistral", extra), "", "m"); };
+  CHECK(mistral(R"("sliding_window": 48)").window == 48);
+  CHECK(mistral(R"("sliding_window": null)").window == 0);
+  CHECK(mistral("").window == 4096);  // transformers' default
+  CHECK_FALSE(mistral("").qkv_bias);
+  const ModelConfig qwen2 = parse_config(other("Qwen2ForCausalLM", "qwen2", R"("sliding_window": 1024, "use_sliding_window": false)"), "", "m");
+  CHECK(qwen2.window == 0);
+  CHECK(qwen2.qkv_bias);
+  CHECK(qwen2.num_parameters() == parse_config(llama(), "", "m").num_parameters() + 5 * (64 + 2 * 32));
+}
+
 struct Bad {
   std::string config;
   const char* message;  // what the error must contain
@@ -154,6 +171,9 @@ TEST_CASE("what is wrong or not supported is named, with its file") {
       {with("torch_dtype", "\"float64\""), R"(torch_dtype "float64" is not supported)"},
       {llama(R"("dtype": "int8")"), R"(dtype "int8" is not supported)"},
       {llama(R"("tie_word_embeddings": "yes")"), "tie_word_embeddings is not true or false"},
+      {other("Qwen2ForCausalLM", "qwen2", R"("use_sliding_window": true)"), "use_sliding_window is not supported"},
+      {other("MistralForCausalLM", "mistral", R"("sliding_window": 0)"), "sliding_window is 0, outside 1 to"},
+      {other("MistralForCausalLM", "llama", ""), R"(model_type "llama" does not belong to MistralForCausalLM)"},
       {llama(R"("attention_bias": true)"), "attention_bias is not supported"},
       {llama(R"("mlp_bias": true)"), "mlp_bias is not supported"},
       {llama(R"("quantization_config": {"bits": 4})"), "quantization_config is not supported"},
@@ -207,13 +227,13 @@ TEST_CASE("a folder's files are read and named") {
 }
 
 TEST_CASE("configs of published models: both notations agree, others are refused by name") {
-  for (const char* name : {"tiny-llama31"}) {
+  for (const char* name : {"tiny-llama31", "tiny-ministral", "tiny-qwen2"}) {
     const auto folder = test::find_asset(std::string("weights/") + name);
     if (!folder) FG_SKIP("assets/weights");
     const ModelConfig a = load_config(*folder);
     const ModelConfig b = parse_config(test::read_file(*folder / "config.transformers5.json"), "", name);
     CHECK(a.rope == b.rope);
-    CHECK(a.rope.scaling == RopeScaling::kLlama3);
+    CHECK(a.window == b.window);
     CHECK(a.head_dim == b.head_dim);
     CHECK(a.num_parameters() == b.num_parameters());
   }

@@ -60,9 +60,10 @@ std::string config_json(const ModelConfig& config) {
       R"({{"architectures": ["{}"], "num_hidden_layers": {}, "hidden_size": {}, "num_attention_heads": {}, )"
       R"("num_key_value_heads": {}, "head_dim": {}, "intermediate_size": {}, "vocab_size": {}, "max_position_embeddings": {}, )"
       R"("rms_norm_eps": 1e-05, "tie_word_embeddings": {}, "rope_theta": {}, "rope_scaling": {}, "torch_dtype": "bfloat16", )"
-      R"("bos_token_id": 1, "eos_token_id": 2}})",
+      R"("bos_token_id": 1, "eos_token_id": 2, "sliding_window": {}}})",
       config.architecture, config.num_layers, config.model_dim, config.num_heads, config.num_kv_heads, config.head_dim, config.ffn_dim,
-      config.vocab, config.max_positions, config.tied_head, config.rope.theta, rope);
+      config.vocab, config.max_positions, config.tied_head, config.rope.theta, rope,
+      config.window > 0 ? std::to_string(config.window) : "null");
 }
 
 namespace {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <string>
 
 #include "model/tiny_model.h"
 #include "support/model_runner.h"
@@ -15,16 +16,24 @@ using test::RunnerOptions;
 using test::TinyModel;
 
 struct Variant {
-  const char* name;
-  bool tied;
-  bool llama3;
+  std::string name;
+  bool tied = false;
+  bool llama3 = false;
+  const char* architecture = "LlamaForCausalLM";
 };
-constexpr Variant kVariants[] = {{"untied", false, false}, {"tied", true, false}, {"llama3 rope", false, true}};
+const Variant kVariants[] = {{.name = "untied"},
+                             {.name = "tied", .tied = true},
+                             {.name = "llama3 rope", .llama3 = true},
+                             {.name = "window", .architecture = "MistralForCausalLM"},
+                             {.name = "bias", .architecture = "Qwen2ForCausalLM"}};
 
 ModelConfig config_of(const Variant& variant) {
   ModelConfig config = test::tiny_config();
   config.tied_head = variant.tied;
   if (variant.llama3) config.rope = {RopeScaling::kLlama3, 1000, 8, 1, 4, 32};
+  config.architecture = variant.architecture;
+  if (config.architecture == "MistralForCausalLM") config.window = 11;
+  config.qkv_bias = config.architecture == "Qwen2ForCausalLM";
   return config;
 }
 
