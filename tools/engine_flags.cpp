@@ -7,7 +7,7 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
                  "a model's folder, or its name in the local Hugging Face cache (default: SmolLM2-135M-Instruct, which "
                  "scripts/get-model makes)");
   const auto flag = [&app](const char* name, auto& value, const char* what) {
-    return app.add_option(name, value, what)->group("Engine");
+    return app.add_option(name, value, what)->group("Engine")->take_last();
   };
   flag("--revision", config.revision, "revision of a name in the cache")->capture_default_str();
   flag("--backend", config.backend, "cpu, cuda, echo (exact integers, for tests), late")->capture_default_str();
@@ -22,6 +22,7 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
   flag("--kv-gb", config.kv_gb, "CPU: 1e9 bytes for the KV cache (0: a quarter of free memory)")->capture_default_str();
   flag("--gpu-gb", config.gpu_gb, "GPU: 1e9 bytes for all that the process may take (0: nearly all)")
       ->capture_default_str();
+  app.add_flag("--dummy-weights", config.dummy_weights, "random weights, from the model's config alone")->group("Engine");
 }
 
 }  // namespace fastgen

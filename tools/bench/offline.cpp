@@ -31,7 +31,7 @@ Prompts random_prompts(std::int32_t count, std::int32_t length, std::int32_t voc
   Prompts prompts;
   for (std::int64_t tries = 0; std::int32_t(prompts.size()) < count; ++tries) {
     if (tries > 100 * std::int64_t(count)) {
-      throw Error(fmt::format("--num-prompts {}: there are not so many different prompts of {} tokens", count, length));
+      throw Error(fmt::format("--num-prompts, --warmup: there are no {} different prompts of {} tokens", count, length));
     }
     std::vector<TokenId> prompt(static_cast<std::size_t>(length));
     for (TokenId& id : prompt) id = TokenId(random() % std::uint64_t(vocab));
@@ -202,7 +202,7 @@ void write_figures(JsonWriter& json, const Run& run) {
       .end_object();
 }
 
-void write_json(const OfflineOptions& options, const Run& run) {
+void write_json(const OfflineOptions& options, const Run& run, std::ofstream& out) {
   std::string text;
   JsonWriter json(text);
   json.begin_object()
@@ -217,7 +217,6 @@ void write_json(const OfflineOptions& options, const Run& run) {
   json.key("results");
   write_figures(json, run);
   json.end_object();
-  std::ofstream out(options.json_path);
   out << text << '\n';
   if (!out.flush()) throw Error(fmt::format("--json {}: cannot be written", options.json_path));
 }
@@ -236,15 +235,19 @@ CLI::App* add_offline(CLI::App& app, OfflineOptions& options) {
       ->capture_default_str();
   offline->add_option("--temperature", options.temperature, "of the sampling; 0 is greedy")->capture_default_str();
   offline->add_option("--seed", options.seed, "of prompts, sampling and dummy weights")->capture_default_str();
-  offline->add_flag("--dummy-weights", options.engine.dummy_weights, "random weights, from the model's config alone");
   offline->add_option("--json", options.json_path, "also write the figures, with machine and commit, to this file");
   return offline;
 }
 
 void run_offline(const OfflineOptions& options) {
+  std::ofstream json;
+  if (!options.json_path.empty()) {
+    json.open(options.json_path);  // before the work, which may be long
+    if (!json) throw Error(fmt::format("--json {}: cannot be written", options.json_path));
+  }
   const Run run = measure(options);
   print_table(options, run);
-  if (!options.json_path.empty()) write_json(options, run);
+  if (json.is_open()) write_json(options, run, json);
 }
 
 }  // namespace fastgen::bench
