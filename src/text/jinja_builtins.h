@@ -35,8 +35,9 @@ const Text& text_argument(const Value& value, const char* what);  // fails on wh
 // object.name and object[key] by Python's rules and those of Jinja2's sandbox; undefined where there is none.
 Value get_attribute(const Value& object, const Value& name);
 Value get_item(const Value& object, const Value& key);
-// "a.b.0" from object, as the attribute arguments of filters have it.
-Value get_path(const Value& object, const Value& path);
+// "a.b.0" from object, as the attribute arguments of filters have it; `otherwise` stands in for each part
+// that is not there.
+Value get_path(const Value& object, const Value& path, const Value* otherwise = nullptr);
 Value get_slice(const Value& object, const Value& start, const Value& stop, const Value& step);
 Value call(const Value& callee, Args& args);
 Value add(const Value& a, const Value& b);

@@ -261,6 +261,8 @@ class BraceFormatter {
         out_.append(format_, at, at + 1);
       } else if (c == '}') {
         fail("ValueError", "Single '}' encountered in format string");
+      } else if (reader_.done()) {
+        fail("ValueError", "Single '{' encountered in format string");
       } else {
         field();
       }
@@ -311,8 +313,7 @@ class BraceFormatter {
     bool is_index = name.size() < 10 && name.find_first_not_of("0123456789") == name.npos;
     if (is_index) {
       std::size_t idx = name.empty() ? next_++ : static_cast<std::size_t>(std::stoul(name));
-      if (idx >= args_.positional.size())
-        fail("IndexError", fmt::format("Replacement index {} out of range for positional args tuple", idx));
+      if (idx >= args_.positional.size()) fail("IndexError", "tuple index out of range");
       return args_.positional[idx];
     }
     for (const auto& [key, value] : args_.named)

@@ -202,8 +202,7 @@ Value groupby(const Value& input, Args& args) {
   std::vector<Value> pairs;  // (item, its own key)
   std::vector<Value> keys;
   for (const Value& item : iterate(input)) {
-    Value key = get_path(item, *bound[0]);
-    if (key.is_undefined() && bound[1]) key = *bound[1];
+    Value key = get_path(item, *bound[0], bound[1]);
     pairs.push_back(Value::list({item, key}));
     keys.push_back(sort_key(key, nullptr, case_sensitive));
   }
@@ -234,18 +233,17 @@ const Value* take_named(Args& args, std::string_view name) {
   return nullptr;
 }
 
+// Jinja2 looks at nothing else when there is nothing to map: None passes, too.
 Value map(const Value& input, Args& args) {
   std::vector<Value> out;
+  if (!truthy(input)) return generator({});
   if (args.positional.empty() && take_named(args, "attribute")) {
     for (const auto& arg : args.named)
       if (arg.first != "attribute" && arg.first != "default")
         fail("FilterArgumentError", fmt::format("Unexpected keyword argument '{}'", arg.first));
     const Value& attribute = *take_named(args, "attribute");
     const Value* otherwise = take_named(args, "default");
-    for (const Value& item : iterate(input)) {
-      Value found = get_path(item, attribute);
-      out.push_back(found.is_undefined() && otherwise ? *otherwise : found);
-    }
+    for (const Value& item : iterate(input)) out.push_back(get_path(item, attribute, otherwise));
     return generator(std::move(out));
   }
   if (args.positional.empty()) fail("FilterArgumentError", "map requires a filter argument");
@@ -259,6 +257,7 @@ Value map(const Value& input, Args& args) {
 
 // select, reject, selectattr and rejectattr: keep what passes a test (or, without one, is true).
 Value kept(const Value& input, Args& args, bool wanted, bool by_attribute) {
+  if (!truthy(input)) return generator({});
   std::size_t used = 0;
   if (by_attribute && args.positional.empty())
     fail("FilterArgumentError", "Missing parameter for attribute name");

@@ -185,7 +185,7 @@ Pieces split_words(std::string_view s, std::int64_t max) {
   std::size_t pos = stripped(s, true, false).begin;
   while (pos < s.size()) {
     if (max-- == 0) {
-      pieces.push_back({pos, stripped(s, false, true).end});
+      pieces.push_back({pos, s.size()});
       break;
     }
     std::size_t end = pos;
@@ -290,7 +290,7 @@ Value capitalize(const Value& self, Args& args) {
   charge_steps(text.size() / 16);
   std::size_t first = byte_offset(text.bytes, 1);
   Text out;
-  append_mapped(out, text, 0, first, Case::kUpper);
+  append_mapped(out, text, 0, first, Case::kTitle);
   append_mapped(out, text, first, text.size(), Case::kLower);
   return Value::string(std::move(out));
 }
@@ -309,7 +309,7 @@ Value title(const Value& self, Args& args) {
   for (std::size_t pos = 0; pos < text.size();) {
     std::size_t begin = pos;
     char32_t c = next_code_point(text.bytes, pos);
-    append_mapped(out, text, begin, pos, in_word ? Case::kLower : Case::kUpper);
+    append_mapped(out, text, begin, pos, in_word ? Case::kLower : Case::kTitle);
     in_word = is_cased(c);
   }
   return Value::string(std::move(out));

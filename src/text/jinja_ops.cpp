@@ -374,7 +374,7 @@ Value get_item(const Value& object, const Value& key) {
   return missing(object, key);
 }
 
-Value get_path(const Value& object, const Value& path) {
+Value get_path(const Value& object, const Value& path, const Value* otherwise) {
   if (!path.is_string()) return get_item(object, path);
   Value current = object;
   std::string_view rest = path.str();
@@ -383,6 +383,7 @@ Value get_path(const Value& object, const Value& path) {
     std::string part(rest.substr(0, dot));
     bool is_index = !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == part.npos;
     current = get_item(current, is_index ? Value::integer(std::stoll(part)) : Value::string(part));
+    if (current.is_undefined() && otherwise && !otherwise->is_none()) current = *otherwise;
     if (dot == rest.npos) return current;
     rest.remove_prefix(dot + 1);
   }

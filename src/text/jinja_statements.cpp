@@ -202,7 +202,8 @@ void Interpreter::assign(const Expr& target, const Value& value, const FramePtr&
     if (!ns) fail("TemplateRuntimeError", "cannot assign attribute on non-namespace object");
     return ns->set(target.value.str(), value);
   }
-  value.require_defined();
+  bool is_row = value.is_undefined() || value.is_string() || value.is_list() || value.is_dict();
+  if (!is_row) fail("TypeError", fmt::format("cannot unpack non-iterable {} object", type_name(value)));
   std::vector<Value> items = iterate(value);
   if (items.size() > target.kids.size())
     fail("ValueError", fmt::format("too many values to unpack (expected {})", target.kids.size()));

@@ -24,6 +24,12 @@ auto range_after(const std::vector<ByteRange>& ranges, std::size_t pos) {
                           [](std::size_t at, const ByteRange& range) { return at < range.end; });
 }
 
+char32_t mapped_code_point(char32_t c, Case to) {
+  auto code = static_cast<utf8proc_int32_t>(c);
+  if (to == Case::kLower) return static_cast<char32_t>(utf8proc_tolower(code));
+  return static_cast<char32_t>(to == Case::kUpper ? utf8proc_toupper(code) : utf8proc_totitle(code));
+}
+
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 }  // namespace
@@ -129,14 +135,12 @@ void append_mapped(Text& out, const Text& text, std::size_t begin, std::size_t e
     std::size_t from = pos;
     char32_t c = next_code_point(text.bytes, pos);
     bool mark = text.is_trusted(from, pos);
-    std::string mapped;
-    if (to == Case::kUpper && c == U'ß') {
-      mapped = "SS";  // the one character of daily use that grows
-    } else {
-      auto code = static_cast<utf8proc_int32_t>(c);
-      append_utf8(mapped, static_cast<char32_t>(to == Case::kUpper ? utf8proc_toupper(code)
-                                                                   : utf8proc_tolower(code)));
+    if (to != Case::kLower && c == U'ß') {
+      out.append(to == Case::kUpper ? "SS" : "Ss", mark);  // the one character of daily use that grows
+      continue;
     }
+    std::string mapped;
+    append_utf8(mapped, mapped_code_point(c, to));
     out.append(mapped, mark);
   }
 }

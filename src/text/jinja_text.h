@@ -43,7 +43,7 @@ bool is_space(char32_t code_point);
 // The part of s without white space at the ends, as offsets.
 ByteRange stripped(std::string_view s, bool left = true, bool right = true);
 // Maps each code point by Python's rules, marks kept per character.
-enum class Case { kLower, kUpper };
+enum class Case { kLower, kUpper, kTitle };
 Text map_case(const Text& text, Case to);
 void append_mapped(Text& out, const Text& text, std::size_t begin, std::size_t end, Case to);
 

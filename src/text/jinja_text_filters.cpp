@@ -143,6 +143,8 @@ Value urlencode(const Value& input, Args& args) {
           (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') || safe.find(c) != safe.npos;
       if (plain)
         out.append(text, i, i + 1);
+      else if (c == ' ' && safe.find('/') == safe.npos)
+        out.append("+");  // within a query
       else
         out.append(fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c))));
     }

@@ -83,6 +83,10 @@ TEST_CASE("chat templates: identical to Jinja2 on the models' own templates") {
   CHECK(check_golden_folder(*goldens, *templates) >= 17);
 }
 
+TEST_CASE("chat templates: identical to Jinja2 on the repository's own templates") {
+  CHECK(check_golden_folder(test::golden() / "templates", test::golden() / "templates" / "sources") == 3);
+}
+
 TEST_CASE("chat templates: all real ones parse") {
   auto templates = test::find_asset("templates");
   if (!templates) FG_SKIP("assets/templates");
