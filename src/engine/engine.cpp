@@ -227,9 +227,11 @@ class EngineImpl final : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> Engine::create(const EngineConfig& config) {
-  return std::make_unique<EngineImpl>(config, set_up_engine(config));
+std::unique_ptr<Engine> start_engine(const EngineConfig& config, EngineSetup setup) {
+  return std::make_unique<EngineImpl>(config, std::move(setup));
 }
+
+std::unique_ptr<Engine> Engine::create(const EngineConfig& config) { return start_engine(config, set_up_engine(config)); }
 
 std::uint32_t Engine::take_slot(Ticket& ticket) {
   FG_CHECK(ticket.engine_ != nullptr, ticket.slot_);

@@ -61,13 +61,13 @@ ModelConfig echo_config(ModelConfig config) {
 
 class Setup {
  public:
-  explicit Setup(const EngineConfig& config) : config_(config) {}
+  Setup(const EngineConfig& config, std::unique_ptr<Backend> backend) : config_(config), backend_(std::move(backend)) {}
 
   EngineSetup run() {
     const std::uint64_t start_us = now_us();
     check_config(config_);
     read_config();
-    backend_ = make_backend(config_.backend, {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb});
+    if (!backend_) backend_ = make_backend(config_.backend, {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb});
     dtype_ = resolve_dtype(config_.dtype, model_);
     size_steps();
     auto transformer = std::make_unique<Transformer>(*backend_, model_, load(), model_len_, op_limits());
@@ -106,13 +106,10 @@ class Setup {
   }
 
   ModelWeights load() {
-    const std::size_t free_before = backend_->free_bytes();
     LoadOptions options{.dtype = dtype_, .dummy_weights = config_.dummy_weights, .dummy_seed = config_.seed, .on_progress = {}};
     if (config_.on_load)
       options.on_progress = [&](const LoadProgress& progress) { config_.on_load(progress.done_bytes, progress.total_bytes); };
     ModelWeights weights = load_weights(*backend_, folder_, model_, options);
-    const std::size_t free_after = backend_->free_bytes();
-    info_.weight_bytes = static_cast<std::int64_t>(free_before > free_after ? free_before - free_after : 0);
     if (backend_->uses_weights())
       info_.weight_bytes = info_.num_parameters * static_cast<std::int64_t>(dtype_bytes(dtype_));
     return weights;
@@ -187,6 +184,8 @@ class Setup {
 
 }  // namespace
 
-EngineSetup set_up_engine(const EngineConfig& config) { return Setup(config).run(); }
+EngineSetup set_up_engine(const EngineConfig& config, std::unique_ptr<Backend> backend) {
+  return Setup(config, std::move(backend)).run();
+}
 
 }  // namespace fastgen

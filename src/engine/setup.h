@@ -15,7 +15,10 @@ struct EngineSetup {
   std::unique_ptr<Runner> runner;
 };
 
-// Throws Error naming the file or flag.
-EngineSetup set_up_engine(const EngineConfig& config);
+// Throws Error naming the file or flag. `backend`: the caller's own instead of the one that the config names.
+EngineSetup set_up_engine(const EngineConfig& config, std::unique_ptr<Backend> backend = nullptr);
+
+// The engine over it, its thread started. Engine::create is the two in turn.
+std::unique_ptr<Engine> start_engine(const EngineConfig& config, EngineSetup setup);
 
 }  // namespace fastgen
