@@ -1,0 +1,179 @@
+"""Starts fgserve for the tests. The binary is $FG_BUILD/tools/fgserve (default: build/)."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ASSETS = pathlib.Path(os.environ.get("FG_ASSETS") or ROOT.parent / "shared" / "assets")
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TINY_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 401,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def binary():
+    build = pathlib.Path(os.environ.get("FG_BUILD") or ROOT / "build")
+    path = (build if build.is_absolute() else ROOT / build) / "tools" / "fgserve"
+    if not path.exists():
+        pytest.skip(f"lacks {path}")
+    return path
+
+
+class Server:
+    """A running fgserve; `url` ends without a slash."""
+
+    def __init__(self, *args, port=0, env=None, wait_s=60):
+        command = [str(binary()), *map(str, args), "--port", str(port)]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})}
+        )
+        self.log = []
+        self.ready = threading.Event()
+        self.url = None
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        if not self.ready.wait(wait_s) or self.url is None:
+            self.kill()
+            raise RuntimeError("fgserve did not start: " + "".join(self.log))
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            if found := re.search(r"ready\s+(http://\S+)/v1", line):
+                self.url = found[1]
+                self.ready.set()
+        self.ready.set()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def health(self):
+        with urllib.request.urlopen(self.url + "/health", timeout=30) as answer:
+            return json.load(answer)
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def rss_bytes(self):
+        for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("no VmRSS")
+
+    def wait_idle(self, seconds=10, max_connections=1 << 30):
+        """Until nothing is left of earlier requests; the last health if that does not come."""
+        deadline = time.monotonic() + seconds
+        while True:
+            health = self.health()
+            busy = health["tickets_in_use"] or health["running"] or health["waiting"] or health["answers"]
+            if (not busy and health["connections"] <= max_connections) or time.monotonic() > deadline:
+                return health
+            time.sleep(0.02)
+
+    def stop(self, signal_number=signal.SIGTERM, seconds=30):
+        self.process.send_signal(signal_number)
+        return self.process.wait(seconds)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.reader.join(5)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A model folder without weights, from what the repository itself holds."""
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG))
+    shutil.copy(ROOT / "tests" / "golden" / "tokens" / "byte_level" / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "bos_token": "<|im_start|>"}))
+    (folder / "chat_template.jinja").write_text(CHATML)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def long_model(tiny_model, tmp_path_factory):
+    """The tiny model with room for answers that take seconds."""
+    folder = tmp_path_factory.mktemp("long") / "long-model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, "max_position_embeddings": 200000}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def echo(tiny_model):
+    """A server on the echo backend: every token can be recomputed (tests/support/echo_check.py)."""
+    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1") as server:
+        yield server
+        assert server.process.poll() is None, "".join(server.log)
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The folder of the real model that scripts/get-model makes."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = pathlib.Path(os.environ.get("FG_MODEL") or cache / "fastgen" / "SmolLM2-135M-Instruct")
+    if not (folder / "config.json").exists():
+        pytest.skip(f"lacks {folder} (scripts/get-model)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_server(smollm2):
+    with Server(smollm2, "--kv-gb", "1") as server:
+        yield server
+        assert server.process.poll() is None, "".join(server.log)
+
+
+@pytest.fixture(scope="session")
+def golden_chats():
+    path = ASSETS / "goldens" / "smollm2"
+    files = sorted(path.glob("*.jsonl")) if path.exists() else []
+    if not files:
+        pytest.skip(f"lacks {path}")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]

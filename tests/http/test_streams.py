@@ -1,0 +1,103 @@
+"""200 streams at once on echo; the client recomputes every token with the published function."""
+
+import asyncio
+import json
+import os
+import random
+
+import echo_check
+from conftest import TINY_CONFIG
+
+VOCAB = TINY_CONFIG["vocab_size"]
+NUM_STREAMS = int(os.environ.get("FG_TEST_STREAMS", 200))
+STALL_S = 20
+
+
+async def one_stream(port, body):
+    """The token ids of each choice and the finish reasons, read from raw bytes."""
+    data = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+    header = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), STALL_S)
+    assert header.startswith(b"HTTP/1.1 200 "), header
+    payload = b""
+    while True:
+        size = int(await asyncio.wait_for(reader.readuntil(b"\r\n"), STALL_S), 16)
+        payload += (await reader.readexactly(size + 2))[:-2]
+        if size == 0:
+            break
+    assert await reader.read() == b""
+    writer.close()
+    frames = payload.decode().split("\n\n")
+    assert frames.pop() == "" and frames.pop() == "data: [DONE]"
+    ids, reasons, usage = {}, {}, None
+    for frame in frames:
+        chunk = json.loads(frame.removeprefix("data: "))
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            assert choice["index"] not in reasons, "a choice went on after its end"
+            ids.setdefault(choice["index"], []).extend(choice["token_ids"])
+            if choice["finish_reason"]:
+                reasons[choice["index"]] = choice["finish_reason"]
+    return ids, reasons, usage
+
+
+def random_body(rng):
+    prompts = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 300))] for _ in range(rng.choice([1, 1, 1, 2]))]
+    return {
+        "prompt": prompts,
+        "max_tokens": rng.randint(1, 120),
+        "n": rng.choice([1, 1, 1, 2, 3]),
+        "temperature": rng.choice([0, 1]),
+        "seed": rng.randrange(1 << 32),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+
+
+def check(body, ids, reasons, usage):
+    total = 0
+    for p, prompt in enumerate(body["prompt"]):
+        for c in range(body["n"]):
+            index = p * body["n"] + c
+            expected = echo_check.generate(prompt, body["max_tokens"], VOCAB, body["temperature"], body["seed"], c)
+            assert ids[index] == expected, (p, c)
+            assert reasons[index] == "length"
+            total += len(expected)
+    assert usage["completion_tokens"] == total
+    assert usage["prompt_tokens"] == sum(map(len, body["prompt"]))
+
+
+def test_concurrent_streams(echo):
+    seed = int(os.environ.get("FG_TEST_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"FG_TEST_SEED={seed}")
+    rng = random.Random(seed)
+    rss = []
+    for _ in range(2):
+        bodies = [random_body(rng) for _ in range(NUM_STREAMS)]
+
+        async def run_all():
+            return await asyncio.gather(*(one_stream(echo.port, body) for body in bodies))
+
+        for body, answer in zip(bodies, asyncio.run(run_all())):
+            check(body, *answer)
+        health = echo.wait_idle()
+        assert health["tickets_in_use"] == health["running"] == health["waiting"] == 0, health
+        rss.append(echo.rss_bytes())
+    assert rss[1] - rss[0] < 64 << 20, rss  # the second round lives in the first one's memory
+
+
+def test_slow_reader_is_cancelled(tiny_model):
+    from conftest import Server
+
+    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1", "--max-stream-bytes", "20000") as server:
+        body = {"prompt": [[5, 6]] * 40, "n": 20, "max_tokens": 4000, "stream": True, "ignore_eos": True,
+                "logprobs": 20, "return_token_ids": True}  # fmt: skip
+        data = json.dumps(body).encode()
+        with server.connect() as connection:
+            connection.setsockopt(__import__("socket").SOL_SOCKET, __import__("socket").SO_RCVBUF, 4096)
+            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            health = server.wait_idle(60)  # nothing is read
+            assert health["tickets_in_use"] == 0 and health["running"] == 0, health

@@ -1,0 +1,182 @@
+#include "server/generation.h"
+
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include "support/support.h"
+
+namespace fastgen::server {
+
+namespace {
+
+std::shared_ptr<const Tokenizer> tokenizer() {
+  static const auto loaded = Tokenizer::load(test::golden() / "tokens" / "byte_level");
+  return loaded;
+}
+
+// A generation whose engine is the test.
+struct Driven {
+  explicit Driven(Endpoint endpoint, const std::string& body, std::vector<TokenId> eos_ids = {2}) {
+    request = parse_api_request(endpoint, body);
+    std::vector<Prompt> prompts(request.num_prompts(), Prompt{{5, 6, 7}, request.echo ? "PROMPT" : ""});
+    AnswerWriter writer(request, tokenizer(), "id-1", "m", 7);
+    Generation::Environment environment{tokenizer(), std::move(eos_ids),
+                                        [this](std::size_t p, std::int32_t c) { cancelled.emplace_back(p, c); }, [] {}};
+    generation = std::make_unique<Generation>(request, std::move(prompts), std::move(writer), std::move(environment));
+  }
+  void send(EventKind kind, TokenId token, FinishReason reason = FinishReason::kNone, std::int32_t choice = 0, std::size_t prompt = 0,
+            std::int32_t position = 0) {
+    Event event;
+    event.kind = kind;
+    event.token = token;
+    event.choice_idx = choice;
+    event.reason = reason;
+    event.position = position;
+    event.logprob = -0.5f;
+    const TopLogprob top[] = {{token, -0.5f}, {9, -1.5f}};
+    generation->on_event(prompt, event, request.wants_logprobs ? std::span(top) : std::span<const TopLogprob>{});
+  }
+  void text(const std::string& words, std::int32_t choice = 0, std::size_t prompt = 0) {
+    for (TokenId id : tokenizer()->encode(words)) send(EventKind::kToken, id, FinishReason::kNone, choice, prompt);
+  }
+  void finish(FinishReason reason, std::int32_t choice = 0, std::size_t prompt = 0) {
+    send(EventKind::kFinish, 0, reason, choice, prompt);
+  }
+
+  ApiRequest request;
+  std::unique_ptr<Generation> generation;
+  std::vector<std::pair<std::size_t, std::int32_t>> cancelled;
+};
+
+constexpr const char* kChatBody = R"({"messages":[{"role":"user","content":"x"}])";
+
+std::string joined_text(const std::string& frames, const char* key) {
+  std::string text;
+  simdjson::dom::parser parser;
+  for (std::size_t pos = 0; (pos = frames.find("data: {", pos)) != std::string::npos; ++pos) {
+    const std::string json = frames.substr(pos + 6, frames.find("\n\n", pos) - pos - 6);
+    simdjson::dom::element document = parser.parse(json);
+    for (simdjson::dom::element choice : document["choices"].get_array()) {
+      std::string_view piece;
+      simdjson::dom::element holder = choice;
+      if (std::string_view(key) == "content") holder = choice["delta"];
+      if (!holder[key].get(piece)) text += piece;
+    }
+  }
+  return text;
+}
+
+std::size_t count(const std::string& text, std::string_view part) {
+  std::size_t n = 0;
+  for (std::size_t pos = 0; (pos = text.find(part, pos)) != std::string::npos; ++pos) ++n;
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE("a chat answer is complete, and the end-of-sequence token is hidden but counted") {
+  Driven driven(Endpoint::kChat, std::string(kChatBody) + "}");
+  const auto num_tokens = tokenizer()->encode("Hello world").size();
+  driven.text("Hello world");
+  driven.send(EventKind::kToken, 2);
+  CHECK_FALSE(driven.generation->done());
+  driven.finish(FinishReason::kStop);
+  REQUIRE(driven.generation->done());
+  const std::string body = driven.generation->body();
+  CHECK(body.starts_with(R"({"id":"id-1","object":"chat.completion","created":7,"model":"m","choices":[{"index":0,)"));
+  CHECK(body.find(R"("content":"Hello world")") != std::string::npos);
+  CHECK(body.find(R"("finish_reason":"stop")") != std::string::npos);
+  CHECK(body.find(fmt::format(R"("prompt_tokens":3,"completion_tokens":{},)", num_tokens + 1)) != std::string::npos);
+}
+
+TEST_CASE("a stream: role first, pieces, reason, usage, DONE") {
+  Driven driven(Endpoint::kChat, std::string(kChatBody) + R"(,"stream":true,"stream_options":{"include_usage":true}})");
+  driven.text("Hello world");
+  driven.finish(FinishReason::kLength);
+  const std::string frames = driven.generation->frames();
+  CHECK(joined_text(frames, "content") == "Hello world");
+  CHECK(count(frames, R"("role":"assistant")") == 1);
+  CHECK(count(frames, R"("finish_reason":"length")") == 1);
+  CHECK(count(frames, R"("usage":null)") == count(frames, "data: {") - 1);
+  CHECK(frames.find(R"("choices":[],"usage":{"prompt_tokens":3,)") != std::string::npos);
+  CHECK(frames.ends_with("data: [DONE]\n\n"));
+}
+
+TEST_CASE("a stop string ends a choice once: engine cancelled, later tokens dropped everywhere") {
+  for (const bool stream : {false, true}) {
+    CAPTURE(stream);
+    Driven driven(Endpoint::kCompletions, std::string(R"({"prompt":"x","stop":"lo w","return_token_ids":true)") +
+                                              (stream ? R"(,"stream":true})" : "}"));
+    driven.text("Hello world and more");
+    CHECK(driven.cancelled == std::vector<std::pair<std::size_t, std::int32_t>>{{0, 0}});
+    CHECK_FALSE(driven.generation->done());
+    driven.finish(FinishReason::kCancelled);
+    REQUIRE(driven.generation->done());
+    CHECK_FALSE(driven.generation->error().has_value());
+    const std::string out = stream ? driven.generation->frames() : driven.generation->body();
+    CHECK(count(out, R"("finish_reason":"stop")") == 1);
+    if (stream) CHECK(joined_text(out, "text") == "Hel");
+    if (!stream) CHECK(out.find(R"("text":"Hel")") != std::string::npos);
+  }
+}
+
+TEST_CASE("prompts and choices are numbered prompt by prompt") {
+  Driven driven(Endpoint::kCompletions, R"({"prompt":["x","y"],"n":2})");
+  for (std::size_t p = 0; p < 2; ++p)
+    for (std::int32_t c = 0; c < 2; ++c) driven.text(fmt::format("p{}c{}", p, c), c, p);
+  for (std::size_t p = 0; p < 2; ++p)
+    for (std::int32_t c = 0; c < 2; ++c) driven.finish(FinishReason::kLength, 1 - c, p);
+  const std::string body = driven.generation->body();
+  for (const char* part : {R"("index":0,"text":"p0c0")", R"("index":1,"text":"p0c1")", R"("index":2,"text":"p1c0")",
+                           R"("index":3,"text":"p1c1")", R"("prompt_tokens":6)"})
+    CHECK(body.find(part) != std::string::npos);
+}
+
+TEST_CASE("echo with logprobs reports the prompt's tokens first, the first without a logprob") {
+  Driven driven(Endpoint::kCompletions, R"({"prompt":"x","echo":true,"logprobs":1,"max_tokens":0})");
+  driven.send(EventKind::kPromptToken, 6, FinishReason::kNone, 0, 0, 1);
+  driven.send(EventKind::kPromptToken, 7, FinishReason::kNone, 0, 0, 2);
+  driven.text("never shown");
+  driven.finish(FinishReason::kLength);
+  const std::string body = driven.generation->body();
+  CHECK(body.find(R"("text":"PROMPT")") != std::string::npos);
+  CHECK(body.find(R"("token_logprobs":[null,-0.5,-0.5])") != std::string::npos);
+  CHECK(body.find(R"("top_logprobs":[null,{)") != std::string::npos);
+  CHECK(body.find(R"("completion_tokens":0)") != std::string::npos);
+}
+
+TEST_CASE("an engine's error ends the stream with an error event") {
+  Driven driven(Endpoint::kChat, std::string(kChatBody) + R"(,"stream":true,"n":2})");
+  driven.text("Hello");
+  driven.finish(FinishReason::kError, 1);
+  CHECK(driven.generation->done());
+  REQUIRE(driven.generation->error().has_value());
+  CHECK(driven.generation->error()->status == 500);
+  CHECK(driven.generation->frames().ends_with("data: [DONE]\n\n"));
+  CHECK(count(driven.generation->frames(), R"(data: {"error":{)") == 1);
+  CHECK(driven.cancelled.size() == 1);  // the other choice
+}
+
+TEST_CASE("a stopped engine is an error even for the last choice") {
+  Driven driven(Endpoint::kChat, std::string(kChatBody) + "}");
+  driven.finish(FinishReason::kCancelled);
+  REQUIRE(driven.generation->error().has_value());
+  CHECK(driven.generation->error()->status == 503);
+}
+
+TEST_CASE("chat logprobs: one entry for each token, bytes rebuild the text") {
+  Driven driven(Endpoint::kChat, std::string(kChatBody) + R"(,"logprobs":true,"top_logprobs":2})");
+  driven.text("h\xC3\xA9 \xF0\x9F\x98\x80");
+  driven.finish(FinishReason::kLength);
+  const std::string body = driven.generation->body();
+  simdjson::dom::parser parser;
+  simdjson::dom::element choice = parser.parse(body)["choices"].at(0);
+  std::string bytes;
+  for (simdjson::dom::element token : choice["logprobs"]["content"].get_array()) {
+    for (std::int64_t byte : token["bytes"].get_array()) bytes += static_cast<char>(byte);
+    CHECK(token["top_logprobs"].get_array().size() == 2);
+  }
+  CHECK(bytes == std::string_view(choice["message"]["content"]));
+}
+
+}  // namespace fastgen::server
