@@ -129,7 +129,7 @@ class EngineImpl final : public Engine {
     // The marks first: a cancel follows its submit, so the request of a mark seen here is in the queue.
     bool must_look = tickets_.take_any_cancelled();
     while (std::optional<TicketTable::Submitted> submitted = tickets_.take_request()) {
-      must_look = must_look || is_cancelled(submitted->id, 0);
+      for (std::int32_t choice = 0; choice < submitted->request.n; ++choice) must_look = must_look || is_cancelled(submitted->id, choice);
       roster_.add(std::move(*submitted));
     }
     if (must_look) roster_.cancel(is_cancelled);
