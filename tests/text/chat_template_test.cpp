@@ -1,5 +1,6 @@
 #include <simdjson.h>
 
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -98,4 +99,58 @@ TEST_CASE("chat templates: all real ones parse") {
     ++parsed;
   }
   CHECK(parsed >= 80);
+}
+
+namespace {
+
+void write(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+
+std::string text_of(const fs::path& folder, const std::string& tools = "") {
+  RenderInput input;
+  input.messages_json = R"([{"role":"user","content":"hi"}])";
+  input.tools_json = tools;
+  return rendered(*ChatTemplate::load(folder), input);
+}
+
+}  // namespace
+
+TEST_CASE("chat templates: where a model folder keeps them") {
+  test::TempDir dir;
+  CHECK(ChatTemplate::load(dir.path()) == nullptr);
+  write(dir.path() / "tokenizer_config.json", "{}");
+  CHECK(ChatTemplate::load(dir.path()) == nullptr);
+  write(dir.path() / "tokenizer_config.json", R"({"chat_template": "A{{ messages[0].content }}"})");
+  CHECK(text_of(dir.path()) == "Ahi");
+  write(
+      dir.path() / "tokenizer_config.json",
+      R"({"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]})");
+  CHECK(text_of(dir.path()) == "D");
+  CHECK(text_of(dir.path(), "[{}]") == "T");
+  write(dir.path() / "chat_template.jinja", "J{{ tools is none }}{{ documents }}");
+  CHECK(text_of(dir.path()) == "JTrueNone");
+  write(dir.path() / "chat_template.jinja", "a\n\n{% if %}");
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("chat_template.jinja:3: "), Error);
+  fs::remove(dir.path() / "chat_template.jinja");
+  write(dir.path() / "tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "T"}]})");
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("no \"default\""), Error);
+}
+
+TEST_CASE("chat templates: errors, variables and time") {
+  RenderInput input;
+  input.messages_json = "[]";
+  auto result = [&](const char* source) { return rendered(*ChatTemplate::parse(source, "name"), input); };
+  CHECK(result("a\n{{ messages.x.y }}") ==
+        "ERROR UndefinedError: 'list object' has no attribute 'x' (name:2)");
+  CHECK(result("{{ raise_exception('No.') }}") == "ERROR TemplateError: No.");
+  input.kwargs_json = R"({"enable_thinking": false, "messages": [1]})";
+  CHECK(result("{{ enable_thinking }}{{ messages }}") == "False[1]");
+  input.now = "2024-02-29 23:59:58";
+  CHECK(result("{{ strftime_now('%A %d %B %Y, day %j, %H:%M:%S') }}") ==
+        "Thursday 29 February 2024, day 060, 23:59:58");
+  input.now = "yesterday";
+  CHECK(result("{{ strftime_now('%d') }}").starts_with("ERROR ValueError: the time must read"));
+  input.now = "";
+  CHECK(result("{{ strftime_now('%Y') | int > 2000 }}") == "True");
+  input.tools_json = "{}";
+  CHECK(result("x") == "ERROR tools: must be an array or null");
 }
