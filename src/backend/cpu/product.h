@@ -2,7 +2,8 @@
 //
 // Three implementations share one job description and one packed layout: Highway (any CPU, the reference), AVX512-BF16
 // (product_bf16.cpp) and oneDNN (product_onednn.cpp). All accumulate in float32. The first two add the terms of one
-// output in one order, whatever the number of rows: a row's result does not depend on the batch.
+// output in one order, whatever the number of rows: a row's result does not depend on the batch (with AMX, where oneDNN takes
+// over from 2 rows on, it does).
 #pragma once
 
 #include <cstdint>

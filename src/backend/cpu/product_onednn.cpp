@@ -74,7 +74,10 @@ class ThreadProducts {
 
 bool has_product_onednn() { return cpu_has_avx512_bf16() || cpu_has_amx_bf16(); }
 
-std::int64_t onednn_default_min_rows() { return cpu_has_amx_bf16() ? 32 : 0; }
+// Measured on SmolLM2's shapes. Xeon with AMX, 2 threads: a step of 1 row 11.8 ms here and 11.6 in our own product, of
+// 4 rows 12.4 and 19.8, of 16 rows 18.0 and 35.8; a prefill of 1,024 is 4.5 times as fast. Zen 4 (no AMX): our own product is 6
+// to 9 % faster at 64 and at 1,024 rows.
+std::int64_t onednn_default_min_rows() { return cpu_has_amx_bf16() ? 2 : 0; }
 
 void product_part_onednn(const ProductJob& job, const ProductPart& part, float* scratch) {
   FG_CHECK(job.weight->dtype == DType::kBF16 && part.unit_begin % kPanelUnits == 0 && part.unit_end % kPanelUnits == 0,
