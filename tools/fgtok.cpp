@@ -134,7 +134,7 @@ std::string render_line(const ChatTemplate& chat_template, const Tokenizer* toke
   input.tools_json = field_json(line, "tools");
   input.documents_json = field_json(line, "documents");
   input.kwargs_json = other_fields(line);
-  input.add_generation_prompt = field_flag(line, "add_generation_prompt", false);
+  input.add_generation_prompt = field_flag(line, "add_generation_prompt", true);
   input.now = field_text(line, "now");
   auto token = [&](std::string_view key, std::string from_model) {
     return line[key].error() ? from_model : field_text(line, key);
@@ -230,7 +230,7 @@ int run(int argc, char** argv) {
       "Examples:\n"
       "  echo '{\"text\": \"Hello\"}' | fgtok encode\n"
       "  echo '{\"ids\": [19556]}' | fgtok decode ./Llama-3.1-8B-Instruct\n"
-      "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' "
+      "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}' "
       "| fgtok render\n"
       "  fgtok render --chat-template chat_template.jinja < conversations.jsonl");
   app.require_subcommand(1);
@@ -246,7 +246,7 @@ int run(int argc, char** argv) {
                   "\"eos_token\"?, \"now\"?, ...}\n"
                   "to {\"prompt\"} and, with a tokenizer, {\"ids\"}. Other fields are variables of the "
                   "template; \"now\"\n"
-                  "(\"2024-07-26 12:00:00\") is the time that strftime_now tells.",
+                  "(\"2024-07-26 12:00:00\") is the time that strftime_now tells; add_generation_prompt is true unless given.",
                   options);
   render_command->add_option("--chat-template", options.chat_template_file,
                              "A Jinja file instead of the model's own template; then no MODEL is needed");
