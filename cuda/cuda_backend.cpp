@@ -1,0 +1,346 @@
+#include "cuda_backend.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "attend_kernel.h"
+#include "backend/cuda_factory.h"
+#include "check.h"
+#include "row_kernels.h"
+#include "sample_kernels.h"
+#include "weights.h"
+
+namespace fastgen {
+
+namespace {
+
+constexpr std::size_t kNumEvents = 1024;    // far more than steps can be in flight
+constexpr std::int64_t kLogitRowsMin = 64;  // token_logprobs goes in chunks of at least so many
+
+const std::int32_t* ints(const Tensor& tensor) { return tensor ? tensor.as<std::int32_t>() : nullptr; }
+const float* floats(const Tensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
+std::int32_t count(std::int64_t n) { return static_cast<std::int32_t>(n); }
+bool is_bf16(DType dtype) { return dtype == DType::kBF16; }
+// A kernel that could not be launched; what goes wrong while it runs shows at a later call.
+void check_launch(const char* op) { cuda_check(cudaGetLastError(), op); }
+
+std::string describe_device() {
+  int num_devices = 0;
+  cuda_check(cudaGetDeviceCount(&num_devices), "--backend cuda: no usable GPU");
+  if (num_devices == 0) throw Error("--backend cuda: no GPU");
+  cudaDeviceProp properties{};
+  cuda_check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  if (properties.major < 8)
+    throw Error(fmt::format("--backend cuda: {} has compute capability {}.{}, at least 8.0 is needed",
+                            properties.name, properties.major, properties.minor));
+  return fmt::format("{}, {} SMs, {:.1f} GB", properties.name, properties.multiProcessorCount,
+                     static_cast<double>(properties.totalGlobalMem) / 1e9);
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(const BackendOptions& options)
+    : device_(describe_device()), budget_bytes_(static_cast<std::size_t>(options.gpu_gb * 1e9)) {
+  cuda_check(cudaSetDevice(0), "cudaSetDevice");
+  for (cudaStream_t& stream : streams_)
+    cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  events_.resize(kNumEvents);
+  for (cudaEvent_t& event : events_)
+    cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  products_ = std::make_unique<Products>();
+}
+
+CudaBackend::~CudaBackend() {
+  cudaDeviceSynchronize();
+  products_.reset();
+  for (cudaGraphExec_t graph : graphs_) cudaGraphExecDestroy(graph);
+  for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+  for (void* address : device_memory_) cudaFree(address);
+  for (void* address : pinned_memory_) cudaFreeHost(address);
+}
+
+ActivationTypes CudaBackend::activation_types(DType model_dtype) const {
+  return {DType::kF32, model_dtype, model_dtype};
+}
+
+// ---- memory
+
+std::size_t CudaBackend::free_bytes() const {
+  std::size_t free = 0, total = 0;
+  cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  if (budget_bytes_ == 0) return free;
+  return std::min(free, budget_bytes_ > device_bytes_ ? budget_bytes_ - device_bytes_ : 0);
+}
+
+void* CudaBackend::allocate(MemoryKind kind, std::size_t bytes) {
+  FG_CHECK(!sealed_, bytes);
+  void* address = nullptr;
+  bytes = std::max<std::size_t>(bytes, 16);
+  if (kind == MemoryKind::kPinned) {
+    cuda_check(cudaHostAlloc(&address, bytes, cudaHostAllocDefault), "pinned host memory");
+    pinned_memory_.push_back(address);
+    std::fill_n(static_cast<char*>(address), bytes, '\0');
+    return address;
+  }
+  if (cudaMalloc(&address, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    throw Error(fmt::format("GPU memory: {:.2f} GB wanted, {:.2f} GB free", static_cast<double>(bytes) / 1e9,
+                            static_cast<double>(free_bytes()) / 1e9));
+  }
+  device_memory_.push_back(address);
+  device_bytes_ += bytes;
+  cuda_check(cudaMemset(address, 0, bytes), "cudaMemset");
+  return address;
+}
+
+void CudaBackend::reserve(const OpLimits& limits) {
+  const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(float); };
+  max_logit_rows_ = std::max(limits.max_logit_rows, kLogitRowsMin);
+  qkv_ = allocate(MemoryKind::kDevice,
+                  bytes(limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim));
+  gate_up_ = allocate(MemoryKind::kDevice, bytes(limits.max_tokens * 2 * limits.ffn_dim));
+  logits_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes(max_logit_rows_ * limits.vocab)));
+  sampling_ =
+      static_cast<float*>(allocate(MemoryKind::kDevice, bytes(limits.max_sample_rows * limits.vocab)));
+}
+
+Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
+  FG_CHECK(!parts.empty() && parts[0].rank == 2, parts.size());
+  std::int64_t out_dim = 0;
+  for (const Tensor& part : parts) {
+    FG_CHECK(part.row_elements() == parts[0].row_elements(), part.row_elements());
+    out_dim += part.rows();
+  }
+  const std::int64_t in_dim = parts[0].row_elements();
+  char* data = static_cast<char*>(
+      allocate(MemoryKind::kDevice, static_cast<std::size_t>(out_dim * in_dim) * dtype_bytes(dtype)));
+  const Weight weight{data, kind, dtype, out_dim, in_dim};
+  for (const Tensor& part : parts) {
+    upload_converted(part, dtype, data);
+    data += static_cast<std::size_t>(part.elements()) * dtype_bytes(dtype);
+  }
+  return weight;
+}
+
+// ---- order
+
+void CudaBackend::upload(Stream stream, void* device, const void* pinned, std::size_t bytes) {
+  cuda_check(cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyHostToDevice, at(stream)), "upload");
+}
+
+void CudaBackend::download(Stream stream, void* pinned, const void* device, std::size_t bytes) {
+  cuda_check(cudaMemcpyAsync(pinned, device, bytes, cudaMemcpyDeviceToHost, at(stream)), "download");
+}
+
+cudaEvent_t CudaBackend::event_of(FenceId fence) const {
+  FG_CHECK(fence > 0 && fence <= last_fence_ && last_fence_ - fence < kNumEvents, fence, last_fence_);
+  return events_[fence % kNumEvents];
+}
+
+FenceId CudaBackend::record(Stream stream) {
+  ++last_fence_;
+  cuda_check(cudaEventRecord(event_of(last_fence_), at(stream)), "record");
+  return last_fence_;
+}
+
+void CudaBackend::wait(Stream stream, FenceId fence) {
+  if (fence == 0) return;
+  cuda_check(cudaStreamWaitEvent(at(stream), event_of(fence), 0), "wait");
+}
+
+bool CudaBackend::passed(FenceId fence) {
+  if (fence == 0) return true;
+  const cudaError_t status = cudaEventQuery(event_of(fence));
+  if (status == cudaErrorNotReady) return false;
+  cuda_check(status, "a step failed on the GPU");
+  return true;
+}
+
+void CudaBackend::host_wait(FenceId fence) {
+  if (fence != 0) cuda_check(cudaEventSynchronize(event_of(fence)), "a step failed on the GPU");
+}
+
+// ---- graphs
+
+void CudaBackend::begin_capture() {
+  cuda_check(cudaStreamBeginCapture(at(Stream::kCompute), cudaStreamCaptureModeThreadLocal), "begin capture");
+}
+
+GraphId CudaBackend::end_capture() {
+  cudaGraph_t graph = nullptr;
+  cuda_check(cudaStreamEndCapture(at(Stream::kCompute), &graph), "end capture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  cuda_check(status, "instantiate a graph");
+  graphs_.push_back(executable);
+  return static_cast<GraphId>(graphs_.size()) - 1;
+}
+
+void CudaBackend::replay(GraphId graph) {
+  FG_CHECK(graph >= 0 && graph < static_cast<GraphId>(graphs_.size()), graph);
+  cuda_check(cudaGraphLaunch(graphs_[static_cast<std::size_t>(graph)], at(Stream::kCompute)),
+             "launch a graph");
+}
+
+// ---- ops
+
+void CudaBackend::embed(Stream stream, const EmbedArgs& args) {
+  device::EmbedLaunch a{};
+  a.token_ids = ints(args.token_ids);
+  a.state_tokens = ints(args.state_tokens);
+  a.slots = ints(args.slots);
+  a.table = args.table.handle;
+  a.arena_token_ids = args.arena.token_ids.as<std::int32_t>();
+  a.residual = args.out.as<float>();
+  a.num_tokens = count(args.token_ids.rows());
+  a.dim = count(args.out.row_elements());
+  a.bf16 = is_bf16(args.table.dtype);
+  device::embed(a, at(stream));
+  check_launch("embed");
+}
+
+void CudaBackend::add_rms_norm(Stream stream, Tensor residual, Tensor delta, Tensor weight, float eps,
+                               Tensor out) {
+  FG_CHECK(residual.row_elements() <= 32768, residual.row_elements());
+  device::add_rms_norm({residual.as<float>(), floats(delta), weight.as<float>(), out.data, eps,
+                        count(residual.rows()), count(residual.row_elements()), is_bf16(out.dtype)},
+                       at(stream));
+  check_launch("add_rms_norm");
+}
+
+void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
+  product(stream, args.x, args.weight, qkv_, args.x.dtype, false);
+  device::RopeLaunch a{};
+  a.qkv = qkv_;
+  a.bias = floats(args.bias);
+  a.q_norm = floats(args.q_norm);
+  a.k_norm = floats(args.k_norm);
+  a.norm_eps = args.norm_eps;
+  a.rope = floats(args.rope);
+  a.positions = ints(args.positions);
+  a.slots = ints(args.slots);
+  a.arena = args.arena.data;
+  a.layout = args.arena.layout;
+  a.q_out = args.q_out.data;
+  a.num_tokens = count(args.x.rows());
+  a.num_heads = count(args.q_out.shape[1]);
+  a.layer = args.layer;
+  a.bf16 = is_bf16(args.x.dtype);
+  device::rope_store(a, at(stream));
+  check_launch("qkv_rope_store");
+}
+
+void CudaBackend::attend(Stream stream, const AttendArgs& args) {
+  device::AttendLaunch a{};
+  a.q = args.q.data;
+  a.query_start = ints(args.batch.query_start);
+  a.context_len = ints(args.batch.context_len);
+  a.block_table = ints(args.batch.block_table);
+  a.arena = args.arena.data;
+  a.layout = args.arena.layout;
+  a.out = args.out.data;
+  a.num_tokens = count(args.q.rows());
+  a.num_seqs = count(args.batch.context_len.rows());
+  a.num_heads = count(args.q.shape[1]);
+  a.blocks_per_seq = count(args.batch.block_table.row_elements());
+  a.layer = args.layer;
+  a.window = args.window;
+  a.scale = args.scale;
+  a.bf16 = is_bf16(args.q.dtype);
+  device::attend(a, at(stream));
+  check_launch("attend");
+}
+
+void CudaBackend::product(Stream stream, Tensor x, const Weight& weight, void* out, DType out_dtype,
+                          bool add) {
+  FG_CHECK(x.dtype == weight.dtype && x.row_elements() == weight.in_dim, x.row_elements(), weight.in_dim);
+  products_->run(at(stream), x.dtype, weight.handle, x.data, out, out_dtype, x.rows(), weight.out_dim,
+                 weight.in_dim, add);
+}
+
+void CudaBackend::project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add) {
+  product(stream, x, weight, out.data, out.dtype, add);
+  if (bias)
+    device::add_bias(out.as<float>(), bias.as<float>(), count(out.rows()), count(out.row_elements()),
+                     at(stream));
+  check_launch("linear");
+}
+
+void CudaBackend::linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) {
+  project(stream, x, weight, bias, out, false);
+}
+
+void CudaBackend::linear_add(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor residual) {
+  project(stream, x, weight, bias, residual, true);
+}
+
+void CudaBackend::gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) {
+  product(stream, x, weight, gate_up_, x.dtype, false);
+  device::silu_mul(gate_up_, out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype),
+                   at(stream));
+  check_launch("gate_up_silu");
+}
+
+void CudaBackend::gather_rows(Stream stream, Tensor x, Tensor rows, Tensor out) {
+  const std::int64_t row_bytes = x.row_elements() * static_cast<std::int64_t>(dtype_bytes(x.dtype));
+  FG_CHECK(row_bytes % 4 == 0, row_bytes);
+  device::gather_rows(x.data, ints(rows), out.data, count(rows.rows()), row_bytes, at(stream));
+  check_launch("gather_rows");
+}
+
+void CudaBackend::logits_sample(Stream stream, Tensor x, const Weight& head, const SampleBatch& batch,
+                                const KvArena& arena, Tensor ids, const LogprobOutput& out) {
+  FG_CHECK(x.rows() <= max_logit_rows_, x.rows(), max_logit_rows_);
+  product(stream, x, head, logits_, DType::kF32, false);
+  device::SampleLaunch a{};
+  a.rows = static_cast<const SampleRow*>(batch.rows.data);
+  a.logits = logits_;
+  a.work = sampling_;
+  a.bias_ids = ints(batch.bias_ids);
+  a.bias_values = floats(batch.bias_values);
+  a.block_table = ints(batch.block_table);
+  a.arena_token_ids = ints(arena.token_ids);
+  a.state_tokens = batch.state_tokens.as<std::int32_t>();
+  a.ids = ids.as<std::int32_t>();
+  a.logprobs = out.logprobs.as<float>();
+  a.top_ids = out.top_ids.as<std::int32_t>();
+  a.top_logprobs = out.top_logprobs.as<float>();
+  a.num_rows = count(batch.rows.rows());
+  a.vocab = count(head.out_dim);
+  a.blocks_per_seq = count(batch.block_table.row_elements());
+  a.block_size = arena.layout.block_size;
+  device::sample(a, at(stream));
+  check_launch("logits_sample");
+}
+
+void CudaBackend::token_logprobs(Stream stream, Tensor x, const Weight& head, Tensor ids,
+                                 std::int32_t num_top, const LogprobOutput& out) {
+  for (std::int64_t first = 0; first < x.rows(); first += max_logit_rows_) {
+    const std::int64_t n = std::min(max_logit_rows_, x.rows() - first);
+    product(stream, x.slice(first, n), head, logits_, DType::kF32, false);
+    device::token_logprobs(
+        {logits_, ints(ids) + first, out.logprobs.as<float>() + first,
+         out.top_ids.as<std::int32_t>() + first * kSampleTop,
+         out.top_logprobs.as<float>() + first * kSampleTop, count(n), count(head.out_dim), num_top},
+        at(stream));
+  }
+  check_launch("token_logprobs");
+}
+
+void CudaBackend::copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) {
+  const std::int64_t block_bytes =
+      arena.layout.block_elements() * static_cast<std::int64_t>(dtype_bytes(arena.dtype));
+  FG_CHECK(block_bytes % 16 == 0, block_bytes);
+  device::copy_blocks(arena.data, arena.token_ids.as<std::int32_t>(), ints(pairs), count(pairs.rows()),
+                      block_bytes, arena.layout.block_size, at(stream));
+  check_launch("copy_blocks");
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
+  return std::make_unique<CudaBackend>(options);
+}
+
+}  // namespace fastgen

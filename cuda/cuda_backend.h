@@ -1,0 +1,83 @@
+// The CUDA backend: one GPU, three streams, graphs by stream capture. See backend/backend.h for the contract.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "products.h"
+
+namespace fastgen {
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const BackendOptions& options);
+  ~CudaBackend() override;
+
+  std::string name() const override { return "cuda"; }
+  std::string device() const override { return device_; }
+  ActivationTypes activation_types(DType model_dtype) const override;
+
+  std::size_t free_bytes() const override;
+  void* allocate(MemoryKind kind, std::size_t bytes) override;
+  void reserve(const OpLimits& limits) override;
+  void seal() override { sealed_ = true; }
+  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override;
+
+  void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override;
+  void download(Stream stream, void* pinned, const void* device, std::size_t bytes) override;
+  FenceId record(Stream stream) override;
+  void wait(Stream stream, FenceId fence) override;
+  bool passed(FenceId fence) override;
+  void host_wait(FenceId fence) override;
+
+  bool has_graphs() const override { return true; }
+  void begin_capture() override;
+  GraphId end_capture() override;
+  void replay(GraphId graph) override;
+
+  void embed(Stream stream, const EmbedArgs& args) override;
+  void add_rms_norm(Stream stream, Tensor residual, Tensor delta, Tensor weight, float eps,
+                    Tensor out) override;
+  void qkv_rope_store(Stream stream, const QkvArgs& args) override;
+  void attend(Stream stream, const AttendArgs& args) override;
+  void linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) override;
+  void linear_add(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor residual) override;
+  void gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) override;
+  void gather_rows(Stream stream, Tensor x, Tensor rows, Tensor out) override;
+  void logits_sample(Stream stream, Tensor x, const Weight& head, const SampleBatch& batch,
+                     const KvArena& arena, Tensor ids, const LogprobOutput& out) override;
+  void token_logprobs(Stream stream, Tensor x, const Weight& head, Tensor ids, std::int32_t num_top,
+                      const LogprobOutput& out) override;
+  void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) override;
+
+ private:
+  cudaStream_t at(Stream stream) const { return streams_[static_cast<int>(stream)]; }
+  cudaEvent_t event_of(FenceId fence) const;
+  // x w^T, added to or stored in out.
+  void product(Stream stream, Tensor x, const Weight& weight, void* out, DType out_dtype, bool add);
+  void project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add);
+
+  std::string device_;
+  std::size_t budget_bytes_ = 0;  // --gpu-gb; 0: what the card has
+  cudaStream_t streams_[kNumStreams] = {};
+  std::vector<cudaEvent_t> events_;  // fence f is events_[f % size]
+  FenceId last_fence_ = 0;
+  std::vector<cudaGraphExec_t> graphs_;
+  std::vector<void*> device_memory_, pinned_memory_;
+  std::size_t device_bytes_ = 0;
+  std::unique_ptr<Products> products_;
+  bool sealed_ = false;
+
+  // Workspaces, sized by reserve().
+  void* qkv_ = nullptr;        // [T, (H + 2K) D] product
+  void* gate_up_ = nullptr;    // [T, 2F] product
+  float* logits_ = nullptr;    // [R, V]
+  float* sampling_ = nullptr;  // [sample rows, V]
+  std::int64_t max_logit_rows_ = 0;
+};
+
+}  // namespace fastgen

@@ -1,0 +1,75 @@
+// Small device helpers that every kernel shares: packs, conversions, reductions.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+namespace fastgen::device {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+// 16 bytes of T, loaded and stored at once.
+template <typename T>
+struct alignas(16) Pack {
+  static constexpr int kSize = 16 / sizeof(T);
+  T v[kSize];
+};
+
+template <typename T>
+__device__ inline Pack<T> load_pack(const T* address) {
+  return *reinterpret_cast<const Pack<T>*>(address);
+}
+template <typename T>
+__device__ inline void store_pack(T* address, const Pack<T>& pack) {
+  *reinterpret_cast<Pack<T>*>(address) = pack;
+}
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <typename T>
+__device__ inline T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+__device__ inline float warp_sum(float x) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, offset));
+  return x;
+}
+
+// Over the whole block; every thread gets the result. Two barriers.
+__device__ inline float block_sum(float x) {
+  __shared__ float partial[kWarp];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  x = warp_sum(x);
+  if (lane == 0) partial[warp] = x;
+  __syncthreads();
+  const int num_warps = (blockDim.x + kWarp - 1) / kWarp;
+  x = warp_sum(lane < num_warps ? partial[lane] : 0.0f);
+  __syncthreads();
+  return x;
+}
+__device__ inline float block_max(float x) {
+  __shared__ float partial[kWarp];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  x = warp_max(x);
+  if (lane == 0) partial[warp] = x;
+  __syncthreads();
+  const int num_warps = (blockDim.x + kWarp - 1) / kWarp;
+  x = warp_max(lane < num_warps ? partial[lane] : -INFINITY);
+  __syncthreads();
+  return x;
+}
+
+}  // namespace fastgen::device
