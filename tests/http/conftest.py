@@ -111,6 +111,14 @@ class Server:
         self.process.send_signal(signal_number)
         return self.process.wait(seconds)
 
+    def check_end(self):
+        """Still alive, ends cleanly, and in a sanitizer build nothing was reported (leaks come at the end)."""
+        assert self.process.poll() is None, "".join(self.log)
+        status = self.stop()
+        self.reader.join(5)
+        log = "".join(self.log)
+        assert status == 0 and "Sanitizer" not in log and "runtime error" not in log, log
+
     def kill(self):
         if self.process.poll() is None:
             self.process.kill()
@@ -150,7 +158,7 @@ def echo(tiny_model):
     """A server on the echo backend: every token can be recomputed (tests/support/echo_check.py)."""
     with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1") as server:
         yield server
-        assert server.process.poll() is None, "".join(server.log)
+        server.check_end()
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +175,7 @@ def smollm2():
 def smollm2_server(smollm2):
     with Server(smollm2, "--kv-gb", "1") as server:
         yield server
-        assert server.process.poll() is None, "".join(server.log)
+        server.check_end()
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def echo(long_model):
     """Answers that would take seconds, so that a sequence left behind is seen."""
     with Server(long_model, "--backend", "echo", "--kv-gb", "0.1") as server:
         yield server
-        assert server.process.poll() is None, "".join(server.log)
+        server.check_end()
 
 
 def cycle(port, kind, rng):
