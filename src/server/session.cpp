@@ -71,7 +71,7 @@ class Session final : public Connection, public std::enable_shared_from_this<Ses
   }
 
   void abort() override {
-    if (generation_ == nullptr) return close_socket();
+    if (generation_ == nullptr || generation_->done()) return close_socket();
     generation_->fail(shutting_down());
     wake_.cancel();
   }
