@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -143,7 +144,8 @@ class Setup {
     const std::int64_t per_sequence = (model_len_ + limits_.block_size - 1) / limits_.block_size;
     const std::int64_t useful = (limits_.max_batch + 1) * per_sequence;
     const std::int64_t affordable = static_cast<std::int64_t>(bytes / static_cast<double>(block_bytes) + 1e-6);
-    arena.num_blocks = std::min({useful, affordable, std::int64_t{1} << 30 >> 6});
+    const std::int64_t addressable = std::numeric_limits<std::int32_t>::max() / limits_.block_size;  // a slot is 32 bits
+    arena.num_blocks = std::min({useful, affordable, addressable});
     if (arena.num_blocks < 1 || arena.num_blocks * limits_.block_size < 2)
       throw Error(fmt::format("--kv-gb: {:.6f} GB hold no block of {} tokens ({} bytes)", bytes * 1e-9, limits_.block_size, block_bytes));
     arena.data = backend_->allocate(MemoryKind::kDevice, static_cast<std::size_t>(arena.num_blocks * data_bytes));
