@@ -42,9 +42,9 @@ class Stream:
 
 
 def test_sigterm_drains(long_model):
-    with Server(long_model, *SMALL, "--drain-s", "100") as server:
+    with Server(long_model, *SMALL, "--drain-s", "200") as server:
         idle = server.connect()
-        stream = Stream(server, max_tokens=15000)  # a second or more
+        stream = Stream(server, max_tokens=40000)  # about half a second, half a minute under a sanitizer
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         assert server.process.poll() is None
