@@ -1,7 +1,6 @@
 #include "backend/cpu/thread_pool.h"
 
 #include <chrono>
-#include <filesystem>
 
 #include "support/support.h"
 
@@ -26,14 +25,30 @@ TEST_CASE("thread pool: every item once, whatever the grain") {
 
 TEST_CASE("thread pool: a barrier, job after job, with sleeps between") {
   ThreadPool pool(3);
-  std::int64_t sums[3] = {};
+  std::vector<std::int64_t> sums(7);
+  std::vector<int> inside(3);  // an index never runs twice at a time
   for (int job = 0; job < 3000; ++job) {
-    pool.run([&](int thread) { sums[thread] += job; });
-    CHECK(sums[0] == sums[1]);  // plain reads: run() has published what the workers wrote
-    CHECK(sums[0] == sums[2]);
+    pool.parallel_for(7, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+      const bool alone = ++inside[static_cast<std::size_t>(thread)] == 1;
+      for (std::int64_t i = begin; i < end; ++i) sums[static_cast<std::size_t>(i)] += alone ? job : -1;
+      --inside[static_cast<std::size_t>(thread)];
+    });
+    // Plain reads: parallel_for has published what the workers wrote.
+    for (std::int64_t sum : sums) REQUIRE(sum == std::int64_t{job} * (job + 1) / 2);
     if (job % 500 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // workers fall asleep
   }
-  CHECK(sums[0] == 2999 * 3000 / 2);
+}
+
+TEST_CASE("thread pool: the workers take part") {
+  ThreadPool pool(2);
+  std::atomic<bool> helped = false;
+  for (int job = 0; job < 200 && !helped; ++job) {
+    pool.parallel_for(20, 1, [&](std::int64_t, std::int64_t, int thread) {
+      if (thread == 1) helped = true;
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    });
+  }
+  CHECK(helped);
 }
 
 }  // namespace

@@ -54,11 +54,10 @@ void product(ThreadPool& pool, Workspace& workspace, const ProductTuning& tuning
   const Way way = choose(tuning, job);
   if (way == Way::kOnednn) return run_blocks(pool, workspace, way, job, kOnednnRows, kOnednnUnits);
   if (job.num_rows > kProductRows) return run_blocks(pool, workspace, way, job, kProductRows, kBlockUnits);
-  // Few rows: each thread takes one contiguous run of units, in pairs for gate|up, and streams its part of the
-  // matrix once.
-  const std::int64_t pairs = job.weight->num_units / 2, threads = pool.num_threads();
-  pool.run([&](int t) {
-    run_part(workspace, way, job, {0, job.num_rows, pairs * t / threads * 2, pairs * (t + 1) / threads * 2}, t);
+  // Few rows: threads claim contiguous runs of units, in pairs for gate|up, and stream them once.
+  const std::int64_t pairs = job.weight->num_units / 2, pieces = 4 * pool.num_threads();
+  pool.parallel_for(pairs, (pairs + pieces - 1) / pieces, [&](std::int64_t begin, std::int64_t end, int thread) {
+    run_part(workspace, way, job, {0, job.num_rows, 2 * begin, 2 * end}, thread);
   });
 }
 

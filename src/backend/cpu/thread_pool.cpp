@@ -40,23 +40,37 @@ ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
 }
 
 ThreadPool::~ThreadPool() {
-  stopping_ = true;
+  stopping_.store(true);
   generation_.fetch_add(1);
   generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run_erased(ErasedBody body, const void* context) {
-  if (num_threads_ == 1) return body(context, 0);
-  body_ = body;
+void ThreadPool::run(Job job, const void* context) {
+  job_ = job;
   context_ = context;
-  running_.store(static_cast<std::uint32_t>(num_threads_ - 1), std::memory_order_relaxed);
+  next_.store(0, std::memory_order_relaxed);
+  inside_.store(0, std::memory_order_release);
   // Sequentially consistent, as the worker's sleepers_ and generation_: either we see it asleep or it sees the new job.
   generation_.fetch_add(1);
   if (sleepers_.load() > 0) generation_.notify_all();
-  body(context, 0);
-  if (spin([this] { return running_.load(std::memory_order_acquire) == 0; })) return;
-  for (std::uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;) running_.wait(left);
+  job(context, 0);
+  inside_.fetch_add(kClosed, std::memory_order_acq_rel);
+  if (spin([this] { return inside_.load(std::memory_order_acquire) == kClosed; })) return;
+  for (std::int32_t now; (now = inside_.load(std::memory_order_acquire)) != kClosed;) inside_.wait(now);
+}
+
+// A worker that comes late may enter the next job, or the same one again: it claims what is left, perhaps nothing.
+bool ThreadPool::enter() {
+  std::int32_t now = inside_.load(std::memory_order_relaxed);
+  while (now >= 0) {
+    if (inside_.compare_exchange_weak(now, now + 1, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+  }
+  return false;
+}
+
+void ThreadPool::leave() {
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) - 1 == kClosed) inside_.notify_one();
 }
 
 void ThreadPool::work(int thread_idx) {
@@ -67,10 +81,11 @@ void ThreadPool::work(int thread_idx) {
       generation_.wait(seen);
       sleepers_.fetch_sub(1);
     }
-    ++seen;  // one job at a time: the caller waits for every worker before the next
-    if (stopping_) return;
-    body_(context_, thread_idx);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+    seen = generation_.load(std::memory_order_acquire);
+    if (stopping_.load()) return;
+    if (!enter()) continue;
+    job_(context_, thread_idx);
+    leave();
   }
 }
 
