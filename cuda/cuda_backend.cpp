@@ -27,7 +27,9 @@ void check_launch(const char* op) { cuda_check(cudaGetLastError(), op); }
 
 std::string describe_device() {
   int num_devices = 0;
-  cuda_check(cudaGetDeviceCount(&num_devices), "--backend cuda: no usable GPU");
+  const cudaError_t status = cudaGetDeviceCount(&num_devices);
+  if (status != cudaSuccess)
+    throw Error(fmt::format("--backend cuda: no usable GPU: {}", cudaGetErrorString(status)));
   if (num_devices == 0) throw Error("--backend cuda: no GPU");
   cudaDeviceProp properties{};
   cuda_check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
