@@ -56,8 +56,10 @@ class Server:
 
     def __init__(self, *args, port=0, env=None, wait_s=60):
         command = [str(binary()), *map(str, args), "--port", str(port)]
+        # The address sanitizer keeps freed memory for a while, 256 MB unless told: the tests' memory bounds are tighter.
+        environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", **os.environ, **(env or {})}
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})}
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
         )
         self.log = []
         self.ready = threading.Event()
