@@ -9,6 +9,8 @@
 // stats and info may be called from any thread at any time between. Each EventRing belongs to one thread.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -25,7 +27,7 @@ namespace fastgen {
 struct EngineConfig {
   std::string model;                // a folder, or a name in the local Hugging Face cache; empty: the default model
   std::string revision = "main";    // of a name in the cache
-  std::string backend = "cpu";      // "cpu", "cuda", "echo", "late", "late:echo"
+  std::string backend = "cpu";      // "cpu", "cuda", "echo", "late", "late:echo", and for tests "stall-after:N:echo", "slow:MS:echo"
   std::string dtype = "auto";       // "auto", "bfloat16", "float32"
   bool dummy_weights = false;       // random weights from the config alone
   std::uint64_t seed = 0;           // of dummy weights
@@ -67,6 +69,20 @@ struct EngineInfo {
   double load_seconds = 0;
 };
 
+// Steps counted by size: bucket i holds those of at most first << i, the last one all that are larger.
+struct StepHistogram {
+  static constexpr std::size_t kNumBuckets = 18;
+  std::uint64_t first = 1;
+  std::array<std::uint64_t, kNumBuckets> counts{};
+  std::uint64_t sum = 0;
+  void add(std::uint64_t value) {
+    std::size_t idx = 0;
+    while (idx + 1 < kNumBuckets && value > first << idx) ++idx;
+    ++counts[idx];
+    sum += value;
+  }
+};
+
 // A snapshot; counters only grow.
 struct EngineStats {
   std::uint64_t num_steps = 0;
@@ -77,6 +93,12 @@ struct EngineStats {
   std::uint64_t num_preemptions = 0;
   std::uint64_t num_ring_waits = 0;   // times that a sequence was left out of a step because its ring was full
   std::uint64_t last_step_us = 0;     // steady clock
+  // How long ago the engine thread last got on (a turn begun, a layer computed) while it has work; 0: it has none.
+  std::uint64_t silent_us = 0;
+  std::uint64_t num_mixed_steps = 0;    // of num_steps: prefill and decode rows together
+  std::uint64_t num_prefill_steps = 0;  // prefill alone; the others only decode
+  StepHistogram step_us{.first = 128};  // from a step's collect to the next one's, or from its launch after a rest
+  StepHistogram step_tokens;            // rows that a step computed
   std::int32_t tickets_in_use = 0;
   std::int32_t num_waiting = 0;       // sequences not yet in the batch
   std::int32_t num_running = 0;

@@ -13,6 +13,7 @@ inline constexpr int kMaxTopLogprobs = 20;  // most alternatives reported for on
 inline constexpr int kMaxChoices = 128;     // largest Request::n
 inline constexpr int kMaxLogitBias = 1024;    // entries of SamplingParams::logit_bias
 inline constexpr int kMaxStopTokenIds = 128;  // entries of SamplingParams::stop_token_ids
+inline constexpr int kMaxPriority = 1000;     // Request::priority, either way
 
 struct LogitBias {
   TokenId id = 0;
@@ -45,6 +46,9 @@ struct Request {
   SamplingParams sampling;
   std::int32_t n = 1;         // choices drawn from one prompt, 1..kMaxChoices
   std::uint64_t user_tag = 0;  // comes back in every event; the engine does not read it
+  // Smaller goes first: one unit is worth one second of waiting, so that a request of priority p is overtaken by those that come
+  // up to p seconds later with priority 0 and by none after that. -kMaxPriority..kMaxPriority.
+  std::int32_t priority = 0;
   std::int32_t ring_idx = 0;   // which event ring the answer goes to, 0..EngineConfig::num_event_rings - 1
 };
 
@@ -83,6 +87,7 @@ struct Event {
   std::uint32_t top_start = 0;                // where they lie in the ring's slab
   std::int32_t num_cached_tokens = 0;         // prompt tokens taken from the prefix cache, on kFinish
   std::uint64_t step_us = 0;                  // when the step was collected, steady clock, microseconds
+  std::uint64_t start_us = 0;                 // when a step first computed something for the request; 0: none did
 };
 
 }  // namespace fastgen

@@ -55,6 +55,9 @@ class EngineImpl final : public Engine {
     const std::lock_guard lock(stats_mutex_);
     EngineStats stats = stats_;
     stats.tickets_in_use = tickets_.num_in_use();
+    // A sign of progress may come between the two readings, so it can lie in what is the future here.
+    const std::uint64_t progress_us = progress_us_.load(std::memory_order_relaxed), now = now_us();
+    stats.silent_us = progress_us == 0 || progress_us > now ? 0 : now - progress_us;
     return stats;
   }
   EventRing& ring(std::int32_t ring_idx) override {
@@ -91,7 +94,9 @@ class EngineImpl final : public Engine {
  private:
   // ---- the engine thread
   void run() {
+    runner_->report_progress(&progress_us_);
     while (!stopping_.load(std::memory_order_acquire)) {
+      progress_us_.store(now_us(), std::memory_order_relaxed);
       wake_.drain();
       take_requests();
       bool progressed = false;
@@ -138,6 +143,7 @@ class EngineImpl final : public Engine {
 
   void launch(Step& step) {
     const BatchShape shape = pack_step(step, roster_.kv(), *runner_);
+    if (in_flight_.size() == 1) rest_end_us_ = now_us();
     step.fence = runner_->launch(shape, step.wanted);
     step.result = runner_->result();
   }
@@ -149,9 +155,17 @@ class EngineImpl final : public Engine {
     const std::uint64_t now = now_us();
     roster_.collect(step, now);
     if (check_every_step) roster_.check();
+    count(step, now);
+  }
+
+  void count(const Step& step, std::uint64_t now) {
     ++num_steps_;
+    num_mixed_steps_ += step.prefill_tokens > 0 && step.decode_tokens > 0;
+    num_prefill_steps_ += step.decode_tokens == 0;
     prefill_tokens_ += step.prefill_tokens;
     decode_tokens_ += step.decode_tokens;
+    step_us_.add(now - std::max(rest_end_us_, last_step_us_));
+    step_tokens_.add(step.prefill_tokens + step.decode_tokens);
     last_step_us_ = now;
   }
 
@@ -165,6 +179,7 @@ class EngineImpl final : public Engine {
   void sleep() {
     const bool waits_for_room = !roster_.is_empty() ||
                                 std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->has_unsent(); });
+    if (!waits_for_room) progress_us_.store(0, std::memory_order_relaxed);
     wake_.wait(waits_for_room ? kRingPollMs : -1);
   }
 
@@ -199,6 +214,10 @@ class EngineImpl final : public Engine {
     stats_.num_preemptions = roster_.counts().num_preemptions;
     stats_.num_ring_waits = roster_.counts().num_ring_waits;
     stats_.last_step_us = last_step_us_;
+    stats_.num_mixed_steps = num_mixed_steps_;
+    stats_.num_prefill_steps = num_prefill_steps_;
+    stats_.step_us = step_us_;
+    stats_.step_tokens = step_tokens_;
     stats_.num_waiting = roster_.num_waiting();
     stats_.num_running = roster_.num_running();
     stats_.num_blocks = roster_.kv().num_blocks();
@@ -214,12 +233,15 @@ class EngineImpl final : public Engine {
   std::atomic<bool> stopping_{false};  // says only that stop was called; the join orders the rest
   mutable std::mutex stats_mutex_;     // once per step and per question
   EngineStats stats_;
+  std::atomic<std::uint64_t> progress_us_{0};  // for people and health checks: orders nothing
 
   // The engine thread's.
   std::unique_ptr<Runner> runner_;
   Roster roster_;
   std::deque<Step> in_flight_;
   std::uint64_t num_steps_ = 0, prefill_tokens_ = 0, decode_tokens_ = 0, last_step_us_ = 0;
+  std::uint64_t num_mixed_steps_ = 0, num_prefill_steps_ = 0, rest_end_us_ = 0;  // the last: when work began after a rest
+  StepHistogram step_us_{.first = 128}, step_tokens_;
   bool failed_ = false;
 
   std::thread thread_;  // last: it uses all of the above

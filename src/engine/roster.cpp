@@ -12,6 +12,8 @@ namespace {
 
 // A ring without room for so long is stuck: its sequences may lose their place to those of other rings.
 constexpr std::uint64_t kStuckUs = 50'000;
+// Keeps ages positive: the steady clock may have begun just now, and a priority can move an age back by kMaxPriority seconds.
+constexpr std::uint64_t kEpochUs = 2 * std::uint64_t{kMaxPriority} * 1'000'000;
 
 bool contains(const std::vector<TokenId>& ids, TokenId id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
 
@@ -29,6 +31,7 @@ Event event_of(const Sequence& sequence, EventKind kind, std::uint64_t now_us) {
   event.choice_idx = sequence.choice_idx;
   event.kind = kind;
   event.step_us = now_us;
+  event.start_us = request.start_us;
   return event;
 }
 
@@ -49,8 +52,17 @@ OutputRing& Roster::ring_of(const Sequence& sequence) const {
 
 // ---- requests come and go
 
+// Everything that goes by age (the batch, who waits, who is preempted) follows the priority without knowing of it, and as
+// its worth in seconds is fixed, nobody is overtaken for longer than that.
+std::uint64_t Roster::age_of_arrival(std::int32_t priority) {
+  last_arrival_us_ = std::max(last_arrival_us_ + 1, now_us());
+  std::uint64_t age = kEpochUs + last_arrival_us_ + static_cast<std::uint64_t>(std::int64_t{priority} * 1'000'000);
+  while (requests_.contains(age)) ++age;
+  return age;
+}
+
 void Roster::add(TicketTable::Submitted submitted) {
-  const std::uint64_t arrival = ++num_arrived_;
+  const std::uint64_t arrival = age_of_arrival(submitted.request.priority);
   auto& request = *(requests_[arrival] = std::make_unique<RequestState>());
   request.id = submitted.id;
   request.slot = submitted.slot;
@@ -278,6 +290,7 @@ void Roster::admit(Sequence& sequence, const PlannedRow& planned, Step& step) {
 void Roster::add_row(const PlannedRow& planned, Step& step) {
   Sequence& sequence = *by_id_[static_cast<std::size_t>(planned.id)];
   if (planned.is_admitted) admit(sequence, planned, step);
+  if (sequence.request->start_us == 0) sequence.request->start_us = now_us();
   FG_CHECK(sequence.num_computed == planned.start, planned.id, planned.start, sequence.num_computed);
   kv_.reserve(sequence.table, planned.start + planned.count);
   sequence.num_computed += planned.count;

@@ -65,6 +65,7 @@ class Roster {
   FinishReason finish_reason(const Sequence& sequence, TokenId token) const;
   void on_prompt_computed(RequestState& request);
 
+  std::uint64_t age_of_arrival(std::int32_t priority);
   void wait(Sequence& sequence);            // into the waiting list, holding nothing
   void give_up_holdings(Sequence& sequence);  // table, state slot, place in the lists
   void finish(Sequence& sequence, FinishReason reason, std::uint64_t now_us);
@@ -79,12 +80,13 @@ class Roster {
   std::vector<std::uint64_t> ring_full_since_us_;  // by ring; 0: it has room
   KvCache kv_;
   std::vector<std::int32_t> free_state_slots_;
-  std::map<std::uint64_t, std::unique_ptr<RequestState>> requests_;  // by age, the order of arrival
+  // By age: the time of arrival, moved by the priority, and where two are the same by order of arrival.
+  std::map<std::uint64_t, std::unique_ptr<RequestState>> requests_;
   std::vector<Sequence*> by_id_;
   std::vector<std::int32_t> free_ids_;
   ByAge waiting_, running_;
   std::map<std::uint64_t, RequestState*> prompts_;  // those with a kept prompt, by age
-  std::uint64_t num_arrived_ = 0;
+  std::uint64_t last_arrival_us_ = 0;
   Counts counts_;
 };
 

@@ -4,6 +4,7 @@
 // arrays exist once, since the compute stream orders uploads, steps and downloads. Engine thread only.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -40,6 +41,7 @@ class Runner {
          const RunnerLimits& limits, bool use_graphs);
 
   Backend& backend() { return *backend_; }
+  void report_progress(std::atomic<std::uint64_t>* progress_us) { transformer_->report_progress(progress_us); }
   const KvArena& arena() const { return arena_; }
 
   // Rounds a step of decode rows alone up to a captured one, where it can be; `shape` then counts padding too.

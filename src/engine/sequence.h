@@ -46,6 +46,7 @@ struct RequestState {
   Request request;
   std::vector<std::unique_ptr<Sequence>> choices;
   std::int32_t num_unfinished = 0;
+  std::uint64_t start_us = 0;     // when its first row was planned; 0: not yet
   std::int32_t leader = 0;        // the choice that prefills while the others are blocked
   bool prompt_computed = false;   // and collected
   TableId prompt_table = kNoTable;  // K and V of the prompt, kept for choices that have not started

@@ -64,6 +64,7 @@ std::string validate_request(const Request& request, const EngineInfo& info, std
                 fmt::format("the prompt has {} tokens, the model's context {}", prompt_len, info.max_model_len));
   check.ids("prompt", request.prompt, info.vocab);
   check.range("n", request.n, 1, kMaxChoices);
+  check.range("priority", request.priority, -kMaxPriority, kMaxPriority);
   check.range("ring_idx", request.ring_idx, 0, num_rings - 1);
   check_sampling(check, request.sampling, info.vocab);
   check.require(prompt_len + request.sampling.max_tokens <= info.max_model_len, "max_tokens",

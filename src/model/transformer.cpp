@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/clock.h"
 #include "model/rope.h"
 #include "model/uploader.h"
 
@@ -46,7 +47,10 @@ void Transformer::forward(const ForwardBatch& batch, const KvArena& arena, Tenso
                                     .table = weights_.embedding,
                                     .arena = arena,
                                     .out = residual});
-  for (std::int32_t i = 0; i < config_.num_layers; ++i) layer(i, batch, arena);
+  for (std::int32_t i = 0; i < config_.num_layers; ++i) {
+    layer(i, batch, arena);
+    if (progress_us_ != nullptr) progress_us_->store(now_us(), std::memory_order_relaxed);
+  }
   if (num_rows(batch.logit_rows) == 0 && num_rows(batch.prompt_rows) == 0) return;
   backend_.add_rms_norm(Stream::kCompute, residual, {}, weights_.final_norm, config_.norm_eps, normed);
   prompt_logprobs(batch);

@@ -1,6 +1,7 @@
 // The forward pass of a dense decoder, written once over the narrow interface (Llama: Touvron et al. 2023).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -55,6 +56,8 @@ class Transformer {
   void forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens);
 
   const ModelConfig& config() const { return config_; }
+  // Set to the time after each layer, where given: on a CPU one step can take a minute, and its end is no news till then.
+  void report_progress(std::atomic<std::uint64_t>* progress_us) { progress_us_ = progress_us; }
 
  private:
   void layer(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena);
@@ -62,6 +65,7 @@ class Transformer {
   void prompt_logprobs(const ForwardBatch& batch);
 
   Backend& backend_;
+  std::atomic<std::uint64_t>* progress_us_ = nullptr;
   ModelConfig config_;
   ModelWeights weights_;
   Tensor rope_;      // [max_model_len, D] f32; none where the backend uses no weights

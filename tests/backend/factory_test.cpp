@@ -16,6 +16,13 @@ TEST_CASE("factory: every name makes what it says") {
   CHECK(make_backend("late", options)->uses_weights() == true);
 }
 
+TEST_CASE("factory: backends that take their time carry a number") {
+  CHECK(make_backend("stall-after:3:echo", {})->name() == "stall-after:3:echo");
+  CHECK(make_backend("slow:20:echo", {})->name() == "slow:20:echo");
+  for (const char* name : {"slow:echo", "slow::echo", "slow:-1:echo", "slow:x:echo", "slow:5:cpu", "stall-after:echo"})
+    CHECK_THROWS_AS(make_backend(name, {}), Error);
+}
+
 TEST_CASE("factory: an unknown or absent backend names the flag and the choices") {
   CHECK_THROWS_WITH_AS(make_backend("tpu", {}),
                        "--backend tpu: unknown, the choices are cpu, echo, late, late:echo, cuda", Error);
