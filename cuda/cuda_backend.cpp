@@ -9,7 +9,7 @@
 #include "check.h"
 #include "row_kernels.h"
 #include "sample_kernels.h"
-#include "weights.h"
+#include "weight_kernels.h"
 
 namespace fastgen {
 
@@ -33,6 +33,7 @@ std::string describe_device() {
   if (num_devices == 0) throw Error("--backend cuda: no GPU");
   cudaDeviceProp properties{};
   cuda_check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  cuda_check(cudaSetDevice(0), "cudaSetDevice");  // makes the context, which takes memory too
   if (properties.major < 8)
     throw Error(fmt::format("--backend cuda: {} has compute capability {}.{}, at least 8.0 is needed",
                             properties.name, properties.major, properties.minor));
@@ -43,8 +44,7 @@ std::string describe_device() {
 }  // namespace
 
 CudaBackend::CudaBackend(const BackendOptions& options)
-    : device_(describe_device()), budget_bytes_(static_cast<std::size_t>(options.gpu_gb * 1e9)) {
-  cuda_check(cudaSetDevice(0), "cudaSetDevice");
+    : device_(describe_device()), memory_(options.gpu_gb, options.gpu_fraction) {
   for (cudaStream_t& stream : streams_)
     cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   events_.resize(kNumEvents);
@@ -54,13 +54,12 @@ CudaBackend::CudaBackend(const BackendOptions& options)
 }
 
 CudaBackend::~CudaBackend() {
+  loader_.reset();
   cudaDeviceSynchronize();
   products_.reset();
   for (cudaGraphExec_t graph : graphs_) cudaGraphExecDestroy(graph);
   for (cudaEvent_t event : events_) cudaEventDestroy(event);
   for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
-  for (void* address : device_memory_) cudaFree(address);
-  for (void* address : pinned_memory_) cudaFreeHost(address);
 }
 
 ActivationTypes CudaBackend::activation_types(DType model_dtype) const {
@@ -69,35 +68,23 @@ ActivationTypes CudaBackend::activation_types(DType model_dtype) const {
 
 // ---- memory
 
-std::size_t CudaBackend::free_bytes() const {
-  std::size_t free = 0, total = 0;
-  cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  if (budget_bytes_ == 0) return free;
-  return std::min(free, budget_bytes_ > device_bytes_ ? budget_bytes_ - device_bytes_ : 0);
-}
-
 void* CudaBackend::allocate(MemoryKind kind, std::size_t bytes) {
   FG_CHECK(!sealed_, bytes);
-  void* address = nullptr;
-  bytes = std::max<std::size_t>(bytes, 16);
-  if (kind == MemoryKind::kPinned) {
-    cuda_check(cudaHostAlloc(&address, bytes, cudaHostAllocDefault), "pinned host memory");
-    pinned_memory_.push_back(address);
-    std::fill_n(static_cast<char*>(address), bytes, '\0');
-    return address;
-  }
-  if (cudaMalloc(&address, bytes) != cudaSuccess) {
-    cudaGetLastError();
-    throw Error(fmt::format("GPU memory: {:.2f} GB wanted, {:.2f} GB free", static_cast<double>(bytes) / 1e9,
-                            static_cast<double>(free_bytes()) / 1e9));
-  }
-  device_memory_.push_back(address);
-  device_bytes_ += bytes;
-  cuda_check(cudaMemset(address, 0, bytes), "cudaMemset");
+  if (kind == MemoryKind::kPinned) return memory_.allocate_pinned(bytes);
+  void* address = memory_.allocate(bytes);
+  // On the stream that uses it, and waited for: other streams do not wait for the default one.
+  cuda_check(cudaMemsetAsync(address, 0, bytes, at(Stream::kCompute)), "cudaMemset");
+  cuda_check(cudaStreamSynchronize(at(Stream::kCompute)), "cudaMemset");
   return address;
 }
 
+void CudaBackend::seal() {
+  loader_.reset();
+  sealed_ = true;
+}
+
 void CudaBackend::reserve(const OpLimits& limits) {
+  loader_.reset();
   const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(float); };
   max_logit_rows_ = std::max(limits.max_logit_rows, kLogitRowsMin);
   qkv_ = allocate(MemoryKind::kDevice,
@@ -108,20 +95,44 @@ void CudaBackend::reserve(const OpLimits& limits) {
       static_cast<float*>(allocate(MemoryKind::kDevice, bytes(limits.max_sample_rows * limits.vocab)));
 }
 
+// As reserve allocates it.
+std::size_t CudaBackend::workspace_bytes(const OpLimits& limits) const {
+  const std::int64_t qkv = limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim;
+  const std::int64_t gate_up = limits.max_tokens * 2 * limits.ffn_dim;
+  const std::int64_t logits = (std::max(limits.max_logit_rows, kLogitRowsMin) + limits.max_sample_rows) * limits.vocab;
+  return static_cast<std::size_t>(qkv + gate_up + logits) * sizeof(float);
+}
+
 Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
-  FG_CHECK(!parts.empty() && parts[0].rank == 2, parts.size());
+  FG_CHECK(!sealed_ && !parts.empty() && parts[0].rank == 2, parts.size());
   std::int64_t out_dim = 0;
   for (const Tensor& part : parts) {
     FG_CHECK(part.row_elements() == parts[0].row_elements(), part.row_elements());
     out_dim += part.rows();
   }
   const std::int64_t in_dim = parts[0].row_elements();
-  char* data = static_cast<char*>(
-      allocate(MemoryKind::kDevice, static_cast<std::size_t>(out_dim * in_dim) * dtype_bytes(dtype)));
+  if (!loader_) loader_ = std::make_unique<WeightLoader>();
+  char* data = static_cast<char*>(memory_.allocate(static_cast<std::size_t>(out_dim * in_dim) * dtype_bytes(dtype)));
   const Weight weight{data, kind, dtype, out_dim, in_dim};
   for (const Tensor& part : parts) {
-    upload_converted(part, dtype, data);
+    loader_->copy(part, dtype, data, at(Stream::kCompute));
     data += static_cast<std::size_t>(part.elements()) * dtype_bytes(dtype);
+  }
+  return weight;
+}
+
+Weight CudaBackend::prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) {
+  FG_CHECK(!sealed_ && !parts.empty(), parts.size());
+  std::int64_t out_dim = 0;
+  for (const RandomPart& part : parts) out_dim += part.rows;
+  const std::int64_t in_dim = parts[0].columns;
+  char* data = static_cast<char*>(memory_.allocate(static_cast<std::size_t>(out_dim * in_dim) * dtype_bytes(dtype)));
+  const Weight weight{data, kind, dtype, out_dim, in_dim};
+  for (const RandomPart& part : parts) {
+    FG_CHECK(part.columns == in_dim, part.columns, in_dim);
+    device::fill_random(part.seed, part.stream, part.rows * in_dim, data, dtype, at(Stream::kCompute));
+    check_launch("prepare_random_weights");
+    data += static_cast<std::size_t>(part.rows * in_dim) * dtype_bytes(dtype);
   }
   return weight;
 }
@@ -173,11 +184,18 @@ void CudaBackend::begin_capture() {
 GraphId CudaBackend::end_capture() {
   cudaGraph_t graph = nullptr;
   cuda_check(cudaStreamEndCapture(at(Stream::kCompute), &graph), "end capture");
+  const std::size_t free_bytes_before = sealed_ ? 0 : memory_.free_bytes();
   cudaGraphExec_t executable = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   cuda_check(status, "instantiate a graph");
   graphs_.push_back(executable);
+  // Now and not at the first replay: what it takes is then known, and that step does not wait for it.
+  cuda_check(cudaGraphUpload(executable, at(Stream::kCompute)), "upload a graph");
+  if (!sealed_) {
+    cuda_check(cudaStreamSynchronize(at(Stream::kCompute)), "upload a graph");
+    graph_bytes_ += free_bytes_before - std::min(free_bytes_before, memory_.free_bytes());
+  }
   return static_cast<GraphId>(graphs_.size()) - 1;
 }
 
@@ -330,6 +348,13 @@ void CudaBackend::token_logprobs(Stream stream, Tensor x, const Weight& head, Te
         at(stream));
   }
   check_launch("token_logprobs");
+}
+
+void CudaBackend::fill_table(Stream stream, Tensor entries, Tensor starts, Tensor table) {
+  FG_CHECK(starts.rows() <= table.rows() + 1, starts.rows(), table.rows());
+  device::fill_table(ints(entries), ints(starts), table.as<std::int32_t>(), count(starts.rows()) - 1,
+                     count(table.row_elements()), at(stream));
+  check_launch("fill_table");
 }
 
 void CudaBackend::copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) {

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "device_memory.h"
 #include "products.h"
+#include "weight_loader.h"
 
 namespace fastgen {
 
@@ -21,11 +23,13 @@ class CudaBackend final : public Backend {
   std::string device() const override { return device_; }
   ActivationTypes activation_types(DType model_dtype) const override;
 
-  std::size_t free_bytes() const override;
+  std::size_t free_bytes() const override { return memory_.free_bytes(); }
   void* allocate(MemoryKind kind, std::size_t bytes) override;
   void reserve(const OpLimits& limits) override;
-  void seal() override { sealed_ = true; }
+  std::size_t workspace_bytes(const OpLimits& limits) const override;
+  void seal() override;
   Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override;
+  Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override;
 
   void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override;
   void download(Stream stream, void* pinned, const void* device, std::size_t bytes) override;
@@ -38,6 +42,7 @@ class CudaBackend final : public Backend {
   void begin_capture() override;
   GraphId end_capture() override;
   void replay(GraphId graph) override;
+  std::size_t graph_bytes() const override { return graph_bytes_; }
 
   void embed(Stream stream, const EmbedArgs& args) override;
   void add_rms_norm(Stream stream, Tensor residual, Tensor delta, Tensor weight, float eps,
@@ -52,6 +57,7 @@ class CudaBackend final : public Backend {
                      const KvArena& arena, Tensor ids, const LogprobOutput& out) override;
   void token_logprobs(Stream stream, Tensor x, const Weight& head, Tensor ids, std::int32_t num_top,
                       const LogprobOutput& out) override;
+  void fill_table(Stream stream, Tensor entries, Tensor starts, Tensor table) override;
   void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) override;
 
  private:
@@ -62,13 +68,13 @@ class CudaBackend final : public Backend {
   void project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add);
 
   std::string device_;
-  std::size_t budget_bytes_ = 0;  // --gpu-gb; 0: what the card has
+  DeviceMemory memory_;
   cudaStream_t streams_[kNumStreams] = {};
   std::vector<cudaEvent_t> events_;  // fence f is events_[f % size]
   FenceId last_fence_ = 0;
   std::vector<cudaGraphExec_t> graphs_;
-  std::vector<void*> device_memory_, pinned_memory_;
-  std::size_t device_bytes_ = 0;
+  std::size_t graph_bytes_ = 0;  // of graphs made before seal
+  std::unique_ptr<WeightLoader> loader_;  // from the first matrix to reserve or seal
   std::unique_ptr<Products> products_;
   bool sealed_ = false;
 

@@ -153,6 +153,13 @@ __global__ void gather_rows_kernel(const std::uint32_t* x, const std::int32_t* r
     out[blockIdx.x * words + i] = row < 0 ? 0u : x[row * words + i];
 }
 
+__global__ void fill_table_kernel(const std::int32_t* entries, const std::int32_t* starts, std::int32_t* table,
+                                  int width) {
+  const int first = starts[blockIdx.x], count = min(starts[blockIdx.x + 1] - first, width);
+  for (int i = threadIdx.x; i < count; i += blockDim.x)
+    table[std::int64_t{blockIdx.x} * width + i] = entries[first + i];
+}
+
 __global__ void copy_blocks_kernel(uint4* arena, std::int32_t* token_ids, const std::int32_t* pairs,
                                    std::int64_t packs, int block_size) {
   const std::int64_t from = pairs[2 * blockIdx.y], to = pairs[2 * blockIdx.y + 1];
@@ -225,6 +232,12 @@ void gather_rows(const void* x, const std::int32_t* rows, void* out, std::int32_
   if (num_rows == 0) return;
   gather_rows_kernel<<<num_rows, kThreads, 0, stream>>>(static_cast<const std::uint32_t*>(x), rows,
                                                         static_cast<std::uint32_t*>(out), row_bytes / 4);
+}
+
+void fill_table(const std::int32_t* entries, const std::int32_t* starts, std::int32_t* table, std::int32_t num_rows,
+                std::int32_t width, cudaStream_t stream) {
+  if (num_rows == 0) return;
+  fill_table_kernel<<<num_rows, 128, 0, stream>>>(entries, starts, table, width);
 }
 
 void copy_blocks(void* arena, std::int32_t* token_ids, const std::int32_t* pairs, std::int32_t num_pairs,

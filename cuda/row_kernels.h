@@ -63,6 +63,10 @@ void add_bias(float* x, const float* bias, std::int32_t num_tokens, std::int32_t
 void gather_rows(const void* x, const std::int32_t* rows, void* out, std::int32_t num_rows,
                  std::int64_t row_bytes, cudaStream_t stream);
 
+// Row b of table [num_rows, width] begins with entries[starts[b]] .. entries[starts[b + 1] - 1].
+void fill_table(const std::int32_t* entries, const std::int32_t* starts, std::int32_t* table, std::int32_t num_rows,
+                std::int32_t width, cudaStream_t stream);
+
 // Whole blocks and their token ids, pairs [n, 2]: from, to. block_bytes is a multiple of 16.
 void copy_blocks(void* arena, std::int32_t* token_ids, const std::int32_t* pairs, std::int32_t num_pairs,
                  std::int64_t block_bytes, std::int32_t block_size, cudaStream_t stream);

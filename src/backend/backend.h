@@ -67,6 +67,12 @@ struct OpLimits {
   std::int32_t model_dim = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_dim = 0, vocab = 0;
 };
 
+// A part of a matrix of random numbers (random_weights.h): which of the generator's streams fills it.
+struct RandomPart {
+  std::int64_t rows = 0, columns = 0;
+  std::uint64_t seed = 0, stream = 0;
+};
+
 struct KvArena {
   void* data = nullptr;
   DType dtype = DType::kBF16;
@@ -146,8 +152,13 @@ class Backend {
   virtual std::size_t free_bytes() const = 0;  // what the arena and everything else may still take
   virtual void* allocate(MemoryKind kind, std::size_t bytes) = 0;  // throws Error if there is not enough
   virtual void reserve(const OpLimits& limits) = 0;                // workspaces; before seal
+  // What reserve(limits) will take of free_bytes(): for the sum that is made before anything is loaded.
+  virtual std::size_t workspace_bytes(const OpLimits& limits) const = 0;
   virtual void seal() = 0;
-  virtual Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) = 0;  // host f32/bf16/f16 parts
+  // Host f32, bf16 or f16 parts, done with when this returns. What follows on the compute stream sees the matrix.
+  virtual Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) = 0;
+  // The same of numbers that nobody has to bring: normal, sigma 0.02.
+  virtual Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) = 0;
 
   // ---- order
   virtual void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) = 0;
@@ -162,6 +173,7 @@ class Backend {
   virtual void begin_capture() = 0;  // ops and copies on compute are recorded instead of run
   virtual GraphId end_capture() = 0;
   virtual void replay(GraphId graph) = 0;
+  virtual std::size_t graph_bytes() const = 0;  // of free_bytes(), what the graphs made so far took; also after seal
 
   // ---- ops, all on `stream`
   virtual void embed(Stream stream, const EmbedArgs& args) = 0;
@@ -183,16 +195,21 @@ class Backend {
   // Logprob of given ids [R] i32 under each row of x [R, E], and the num_top most likely. Head rows go in chunks.
   virtual void token_logprobs(Stream stream, Tensor x, const Weight& head, Tensor ids, std::int32_t num_top,
                               const LogprobOutput& out) = 0;
+  // table [B, M] i32: row b begins with entries [n] at starts[b] .. starts[b+1] - 1; what follows keeps what it held. starts [B+1]
+  // i32. So a step brings only the blocks that there are to a table as wide as the limit.
+  virtual void fill_table(Stream stream, Tensor entries, Tensor starts, Tensor table) = 0;
   // Blocks from[i] -> to[i], all layers, token ids too; pairs [n, 2] i32.
   virtual void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) = 0;
 };
 
 struct BackendOptions {
   int num_threads = 0;  // compute threads of the CPU backend, the engine's included; 0: all cores
-  double gpu_gb = 0;    // 0: the backend's default share
+  double gpu_gb = 0;        // GPU: all that the process may take, 1e9 bytes; 0: gpu_fraction of the card
+  double gpu_fraction = 0;  // 0: 0.9
 };
 
-// `name`: "cpu", "echo", "late" (over cpu), "late:echo", "cuda". Throws Error for an unknown or absent one.
+// `name`: "cpu", "cuda", "echo", "late" (over cpu), "late:echo"; for tests also "stall-after:N:echo", "slow:MS:echo" and
+// "fail-after:N:echo". Throws Error for an unknown or absent one.
 std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options);
 
 }  // namespace fastgen

@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cuda_factory.h"
 #include "backend/echo/echo_backend.h"
+#include "backend/failing/failing_backend.h"
 #include "backend/late/late_backend.h"
 #include "backend/stall/stall_backend.h"
 #include "fastgen/error.h"
@@ -48,7 +49,9 @@ std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOpti
     return make_stall_backend(make_echo_backend(), {.num_steps = *steps});
   if (const std::optional<std::int64_t> delay = number_between(name, "slow:", ":echo"))
     return make_stall_backend(make_echo_backend(), {.delay = std::chrono::milliseconds(*delay)});
-  throw Error(fmt::format("--backend {}: unknown, the choices are cpu, echo, late, late:echo, cuda", name));
+  if (const std::optional<std::int64_t> steps = number_between(name, "fail-after:", ":echo"))
+    return make_failing_backend(make_echo_backend(), *steps);
+  throw Error(fmt::format("--backend {}: unknown, the choices are cpu, cuda, echo, late, late:echo", name));
 }
 
 }  // namespace fastgen

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "backend/cpu/bf16.h"
+#include "backend/random_weights.h"
 #include "fastgen/error.h"
 #include "model/tensor_specs.h"
 #include "model/uploader.h"
@@ -61,9 +62,22 @@ class Loader {
   }
 
   Weight matrix(WeightKind kind, const std::vector<TensorSpec>& parts) {
+    if (options_.dummy_weights) return random_matrix(kind, parts);
     std::vector<Tensor> tensors;
     for (const TensorSpec& part : parts) tensors.push_back(read(part));
     const Weight weight = backend_.prepare_weights(kind, options_.dtype, tensors);
+    finish();
+    return weight;
+  }
+
+  // The backend makes them where they will live.
+  Weight random_matrix(WeightKind kind, const std::vector<TensorSpec>& specs) {
+    std::vector<RandomPart> parts;
+    for (const TensorSpec& spec : specs) {
+      parts.push_back({spec.shape[0], spec.shape[1], options_.dummy_seed, random_weight_stream(spec.name)});
+      progress_.done_bytes += static_cast<std::uint64_t>(spec.shape[0] * spec.shape[1]) * dtype_bytes(options_.dtype);
+    }
+    const Weight weight = backend_.prepare_random_weights(kind, options_.dtype, parts);
     finish();
     return weight;
   }

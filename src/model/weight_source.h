@@ -26,8 +26,8 @@ class WeightSource {
 // F16, or if the files hold one more than `wanted` and what is_redundant allows.
 std::unique_ptr<WeightSource> make_checkpoint_source(Checkpoint checkpoint, const std::vector<TensorSpec>& wanted, bool tied_head);
 
-// Normal with sigma 0.02, norms 1. Element i of a tensor depends on (seed, the tensor's name, i) alone, so that the same model
-// comes out on any machine and with any number of threads. `dtype` kF32 or kBF16.
+// Random weights (backend/random_weights.h), the stream by the tensor's name; norms 1. Whole matrices a backend makes by itself:
+// this is for what it does not, and for comparisons. `dtype` kF32 or kBF16.
 std::unique_ptr<WeightSource> make_dummy_source(const std::vector<TensorSpec>& wanted, DType dtype, std::uint64_t seed);
 
 }  // namespace fastgen

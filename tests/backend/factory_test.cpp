@@ -14,6 +14,7 @@ TEST_CASE("factory: every name makes what it says") {
   CHECK(make_backend("late:echo", options)->name() == "late:echo");
   CHECK(make_backend("late:echo", options)->uses_weights() == false);
   CHECK(make_backend("late", options)->uses_weights() == true);
+  CHECK(make_backend("fail-after:3:echo", options)->name() == "fail-after:3:echo");
 }
 
 TEST_CASE("factory: backends that take their time carry a number") {
@@ -25,9 +26,10 @@ TEST_CASE("factory: backends that take their time carry a number") {
 
 TEST_CASE("factory: an unknown or absent backend names the flag and the choices") {
   CHECK_THROWS_WITH_AS(make_backend("tpu", {}),
-                       "--backend tpu: unknown, the choices are cpu, echo, late, late:echo, cuda", Error);
+                       "--backend tpu: unknown, the choices are cpu, cuda, echo, late, late:echo", Error);
   CHECK_THROWS_AS(make_backend("", {}), Error);
-  CHECK_THROWS_AS(make_backend("late:late", {}), Error);
+  for (const char* name : {"late:late", "fail-after:", "fail-after:3", "fail-after:x:echo", "fail-after:3:cpu"})
+    CHECK_THROWS_AS(make_backend(name, {}), Error);
   try {
     make_backend("cuda", {});
   } catch (const Error& error) {

@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -13,6 +15,7 @@
 #include "backend/cpu/cpu_info.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/packed_matrix.h"
+#include "backend/cpu/random_fill.h"
 #include "backend/cpu/row_ops.h"
 #include "backend/cpu/sampling.h"
 #include "backend/cpu/thread_pool.h"
@@ -61,11 +64,13 @@ class CpuBackend final : public Backend {
     return memory_.allocate(bytes);
   }
   void reserve(const OpLimits& limits) override;
+  std::size_t workspace_bytes(const OpLimits& limits) const override;
   void seal() override {
     sealed_ = true;
     workspace_.seal();
   }
   Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override;
+  Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override;
 
   void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override {
     calls_.run(stream, [=] { std::memcpy(device, pinned, bytes); });
@@ -82,6 +87,7 @@ class CpuBackend final : public Backend {
   void begin_capture() override { calls_.begin(); }
   GraphId end_capture() override { return calls_.end(); }
   void replay(GraphId graph) override { calls_.replay(graph); }
+  std::size_t graph_bytes() const override { return 0; }
 
   void embed(Stream stream, const EmbedArgs& args) override {
     calls_.run(stream, [=, this] { run_embed(args); });
@@ -115,6 +121,9 @@ class CpuBackend final : public Backend {
                       const LogprobOutput& out) override {
     calls_.run(stream, [=, this] { run_token_logprobs(x, head, ids, num_top, out); });
   }
+  void fill_table(Stream stream, Tensor entries, Tensor starts, Tensor table) override {
+    calls_.run(stream, [=] { run_fill_table(entries, starts, table); });
+  }
   void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) override {
     calls_.run(stream, [=] { run_copy_blocks(arena, pairs); });
   }
@@ -144,6 +153,7 @@ class CpuBackend final : public Backend {
   void sample_row(const SampleRow& row, std::int64_t row_idx, const float* logits, std::int64_t vocab,
                   const SampleBatch& batch, const KvArena& arena, Tensor ids, const LogprobOutput& out, int thread);
   void run_token_logprobs(Tensor x, const Weight& head, Tensor ids, std::int32_t num_top, const LogprobOutput& out);
+  static void run_fill_table(Tensor entries, Tensor starts, Tensor table);
   static void run_copy_blocks(const KvArena& arena, Tensor pairs);
   float* head_product(Tensor x, const Weight& head, std::int64_t first, std::int64_t count);
 
@@ -170,6 +180,13 @@ void CpuBackend::reserve(const OpLimits& limits) {
   }
 }
 
+// The two large ones; what a thread needs is a few times the vocabulary.
+std::size_t CpuBackend::workspace_bytes(const OpLimits& limits) const {
+  const std::int64_t qkv = std::int64_t{limits.num_heads + 2 * limits.num_kv_heads} * limits.head_dim;
+  const std::int64_t per_thread = 4 * std::int64_t{limits.vocab};
+  return sizeof(float) * static_cast<std::size_t>(limits.max_tokens * qkv + kLogitChunk * limits.vocab + pool_.num_threads() * per_thread);
+}
+
 Weight CpuBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
   FG_CHECK(!sealed_, static_cast<int>(kind));
   PackedMatrix matrix = packed_shape(kind, dtype, parts);
@@ -177,6 +194,28 @@ Weight CpuBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const
   pack(pool_, parts, matrix);
   matrices_.push_back(matrix);
   return {&matrices_.back(), kind, dtype, matrix.out_dim, matrix.in_dim};
+}
+
+// What is filled at once is one part, in host memory, until it is packed.
+Weight CpuBackend::prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) {
+  constexpr std::int64_t kGrain = 1 << 16;  // a multiple of 4, as fill_random wants it
+  std::vector<std::unique_ptr<std::byte[]>> buffers;
+  std::vector<Tensor> tensors;
+  for (const RandomPart& part : parts) {
+    Tensor& tensor = tensors.emplace_back(nullptr, dtype, std::initializer_list<std::int64_t>{part.rows, part.columns});
+    buffers.push_back(std::make_unique_for_overwrite<std::byte[]>(tensor.bytes()));
+    tensor.data = buffers.back().get();
+    const std::int64_t count = tensor.elements();
+    pool_.parallel_for((count + kGrain - 1) / kGrain, 1, [&](std::int64_t begin, std::int64_t end, int) {
+      const std::int64_t first = begin * kGrain, last = std::min(end * kGrain, count);
+      if (dtype == DType::kF32) {
+        fill_random(part.seed, part.stream, first, last, tensor.as<float>());
+      } else {
+        fill_random(part.seed, part.stream, first, last, tensor.as<std::uint16_t>());
+      }
+    });
+  }
+  return prepare_weights(kind, dtype, tensors);
 }
 
 void CpuBackend::run_embed(const EmbedArgs& args) {
@@ -352,6 +391,17 @@ void CpuBackend::run_token_logprobs(Tensor x, const Weight& head, Tensor ids, st
                      out.top_logprobs.as<float>() + row * kSampleTop);
       }
     });
+  }
+}
+
+void CpuBackend::run_fill_table(Tensor entries, Tensor starts, Tensor table) {
+  FG_CHECK(starts.rows() <= table.rows() + 1, starts.rows(), table.rows());
+  const std::int32_t *from = entries.as<std::int32_t>(), *start = starts.as<std::int32_t>();
+  for (std::int64_t b = 0; b + 1 < starts.rows(); ++b) {
+    FG_CHECK(start[b] >= 0 && start[b] <= start[b + 1] && start[b + 1] <= entries.rows() &&
+                 start[b + 1] - start[b] <= table.row_elements(),
+             b, start[b], start[b + 1], entries.rows());
+    std::copy(from + start[b], from + start[b + 1], table.as<std::int32_t>() + b * table.row_elements());
   }
 }
 

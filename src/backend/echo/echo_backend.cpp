@@ -27,8 +27,12 @@ class EchoBackend final : public Backend {
     FG_CHECK(limits.vocab > 0, limits.vocab);
     vocab_ = limits.vocab;
   }
+  std::size_t workspace_bytes(const OpLimits&) const override { return 0; }
   void seal() override { sealed_ = true; }
   Weight prepare_weights(WeightKind kind, DType, std::span<const Tensor>) override {
+    check_failed(__FILE__, __LINE__, "echo reads no weights", check_values(static_cast<int>(kind)));
+  }
+  Weight prepare_random_weights(WeightKind kind, DType, std::span<const RandomPart>) override {
     check_failed(__FILE__, __LINE__, "echo reads no weights", check_values(static_cast<int>(kind)));
   }
 
@@ -47,6 +51,7 @@ class EchoBackend final : public Backend {
   void begin_capture() override { calls_.begin(); }
   GraphId end_capture() override { return calls_.end(); }
   void replay(GraphId graph) override { calls_.replay(graph); }
+  std::size_t graph_bytes() const override { return 0; }
 
   void embed(Stream stream, const EmbedArgs& args) override {
     calls_.run(stream, [=, this] { echo::embed(args, vocab_); });
@@ -80,6 +85,9 @@ class EchoBackend final : public Backend {
   void token_logprobs(Stream stream, Tensor x, const Weight&, Tensor ids, std::int32_t num_top,
                       const LogprobOutput& out) override {
     calls_.run(stream, [=, this] { echo::token_logprobs(x, ids, num_top, vocab_, out); });
+  }
+  void fill_table(Stream stream, Tensor entries, Tensor starts, Tensor table) override {
+    calls_.run(stream, [=] { echo::fill_table(entries, starts, table); });
   }
   void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) override {
     calls_.run(stream, [=] { echo::copy_blocks(arena, pairs); });

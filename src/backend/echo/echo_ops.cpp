@@ -291,6 +291,17 @@ void token_logprobs(const Tensor& x, const Tensor& ids, std::int32_t num_top, st
   }
 }
 
+void fill_table(const Tensor& entries, const Tensor& starts, const Tensor& table) {
+  const std::int32_t* start = starts.as<std::int32_t>();
+  for (std::int64_t b = 0; b + 1 < starts.rows(); ++b) {
+    FG_CHECK(start[b] >= 0 && start[b] <= start[b + 1] && start[b + 1] <= entries.rows() &&
+                 start[b + 1] - start[b] <= table.row_elements(),
+             b, start[b], start[b + 1], entries.rows());
+    const std::int32_t* from = entries.as<std::int32_t>();
+    std::copy(from + start[b], from + start[b + 1], table.slice(b, 1).as<std::int32_t>());
+  }
+}
+
 void copy_blocks(const KvArena& arena, const Tensor& pairs) {
   const std::size_t bytes =
       static_cast<std::size_t>(arena.layout.block_elements()) * dtype_bytes(arena.dtype);
