@@ -20,6 +20,7 @@
 
 #include "base/log.h"
 #include "base/model_folder.h"
+#include "base/step_trace.h"
 #include "fastgen/engine.h"
 #include "fastgen/text.h"
 #include "server/server.h"
@@ -111,7 +112,8 @@ void add_flags(CLI::App& app, Flags& flags) {
       "    -d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}],\"stream\":true}'\n\n"
       "Every flag can stand in a TOML file (--config FILE, without the dashes) or in the environment (--max-batch\n"
       "is FG_MAX_BATCH); the command line counts first, then the file, then the environment.\n"
-      "SIGTERM or Ctrl-C lets running answers end (--drain-s); a second one stops at once.");
+      "SIGTERM or Ctrl-C lets running answers end (--drain-s); a second one stops at once.\n"
+      "SIGUSR2 writes the next 8 steps (FG_PROFILE_ITERS) to a trace file that ui.perfetto.dev shows.");
   add_model_flags(app, flags);
   add_server_flags(app, flags);
   add_engine_flags(app, flags);
@@ -179,6 +181,7 @@ sigset_t stop_signals() {
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGUSR2);
   return set;
 }
 
@@ -198,6 +201,10 @@ class SignalThread {
     while (true) {
       int signal = 0;
       if (sigwait(&set, &signal) != 0) continue;
+      if (signal == SIGUSR2) {
+        request_step_trace();
+        continue;
+      }
       if (!armed_ || asked_.exchange(true)) exit_by(signal);
     }
   }

@@ -12,6 +12,8 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/spans.h"
+#include "base/step_trace.h"
 #include "base/wake.h"
 #include "engine/debug_checks.h"
 #include "engine/output.h"
@@ -95,9 +97,11 @@ class EngineImpl final : public Engine {
   // ---- the engine thread
   void run() {
     runner_->report_progress(&progress_us_);
+    name_thread("engine");
     while (!stopping_.load(std::memory_order_acquire)) {
       progress_us_.store(now_us(), std::memory_order_relaxed);
       wake_.drain();
+      tracer_.before_step();
       take_requests();
       bool progressed = false;
       try {
@@ -113,10 +117,12 @@ class EngineImpl final : public Engine {
 
   // One turn: plan step N, reserve, pack, launch it, collect N - 1. False if there was nothing to do.
   bool step() {
+    SpanScope span(SpanKind::kPlan);
     const SchedulerInput input = roster_.scheduler_input(!in_flight_.empty());
     const StepPlan plan = plan_step(input);
     if (check_every_step) check_plan(input, plan);
     Step& next = in_flight_.emplace_back(roster_.carry_out(plan));
+    span.end();
     if (plan.has_rows()) {
       launch(next);
     } else {
@@ -142,14 +148,21 @@ class EngineImpl final : public Engine {
   }
 
   void launch(Step& step) {
+    SpanScope span(SpanKind::kPack);
+    step.start_ns = span.start_ns();
     const BatchShape shape = pack_step(step, roster_.kv(), *runner_);
     if (in_flight_.size() == 1) rest_end_us_ = now_us();
+    span.next(SpanKind::kLaunch);
+    const std::uint64_t graphs_before = runner_->num_graph_steps();
     step.fence = runner_->launch(shape, step.wanted);
     step.result = runner_->result();
+    step.is_graph = runner_->num_graph_steps() > graphs_before;
   }
 
   void collect() {
+    SpanScope span(SpanKind::kWait);
     runner_->backend().host_wait(in_flight_.front().fence);
+    span.next(SpanKind::kCollect);
     const Step step = std::move(in_flight_.front());
     in_flight_.pop_front();
     const std::uint64_t now = now_us();
@@ -167,9 +180,12 @@ class EngineImpl final : public Engine {
     step_us_.add(now - std::max(rest_end_us_, last_step_us_));
     step_tokens_.add(step.prefill_tokens + step.decode_tokens);
     last_step_us_ = now;
+    record_step(step, num_steps_);
+    tracer_.after_step();
   }
 
   void emit() {
+    const SpanScope span(SpanKind::kEmit);
     update_stats();  // before the events, so that whoever sees the last one sees its counters too
     for (const auto& ring : rings_)
       ring->flush([this](const Event& event) { tickets_.give_back(static_cast<std::uint32_t>(event.request & 0xFFFFFFFF)); });
@@ -201,6 +217,7 @@ class EngineImpl final : public Engine {
     take_requests();
     roster_.end_all(FinishReason::kCancelled);
     emit();
+    tracer_.finish();
     for (const auto& ring : rings_) ring->close();
   }
 
@@ -243,6 +260,7 @@ class EngineImpl final : public Engine {
   std::uint64_t num_mixed_steps_ = 0, num_prefill_steps_ = 0, rest_end_us_ = 0;  // the last: when work began after a rest
   StepHistogram step_us_{.first = 128}, step_tokens_;
   bool failed_ = false;
+  StepTracer tracer_;
 
   std::thread thread_;  // last: it uses all of the above
 };

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/spans.h"
 
 namespace fastgen {
 namespace {
@@ -33,6 +34,16 @@ Event event_of(const Sequence& sequence, EventKind kind, std::uint64_t now_us) {
   event.step_us = now_us;
   event.start_us = request.start_us;
   return event;
+}
+
+// What the choice did until now, into the flight recorder; its next phase begins.
+void end_phase(Sequence& sequence) {
+  const std::uint64_t now = now_ns();
+  const SpanKind first = sequence.has_started ? SpanKind::kPrefill : SpanKind::kQueued;
+  record_span({sequence.has_drawn ? SpanKind::kDecode : first, sequence.phase_ns, now, sequence.request->id,
+               {sequence.choice_idx, sequence.prompt_len(), static_cast<std::int32_t>(sequence.output.size())}});
+  sequence.phase_ns = now;
+  sequence.has_drawn = !sequence.output.empty();
 }
 
 }  // namespace
@@ -63,6 +74,7 @@ std::uint64_t Roster::age_of_arrival(std::int32_t priority) {
 
 void Roster::add(TicketTable::Submitted submitted) {
   const std::uint64_t arrival = age_of_arrival(submitted.request.priority);
+  const std::uint64_t now = now_ns();
   auto& request = *(requests_[arrival] = std::make_unique<RequestState>());
   request.id = submitted.id;
   request.slot = submitted.slot;
@@ -79,6 +91,7 @@ void Roster::add(TicketTable::Submitted submitted) {
     sequence.request = &request;
     sequence.choice_idx = choice;
     sequence.age = arrival << 8 | static_cast<std::uint64_t>(choice);
+    sequence.phase_ns = now;
     if (free_ids_.empty()) {
       free_ids_.push_back(static_cast<std::int32_t>(by_id_.size()));
       by_id_.push_back(nullptr);
@@ -135,6 +148,7 @@ void Roster::finish(Sequence& sequence, FinishReason reason, std::uint64_t now_u
   give_up_holdings(sequence);
   sequence.status = SequenceStatus::kFinished;
   ++counts_.num_finished;
+  end_phase(sequence);
   Event event = event_of(sequence, EventKind::kFinish, now_us);
   event.reason = reason;
   event.last_of_request = --request.num_unfinished == 0;
@@ -274,6 +288,7 @@ void Roster::admit(Sequence& sequence, const PlannedRow& planned, Step& step) {
   waiting_.erase(sequence.age);
   running_[sequence.age] = &sequence;
   sequence.status = SequenceStatus::kRunning;
+  if (!sequence.has_started && !sequence.has_drawn) end_phase(sequence);
   sequence.has_started = true;
   sequence.state_slot = free_state_slots_.back();
   free_state_slots_.pop_back();
@@ -366,6 +381,7 @@ void Roster::collect_token(const Step& step, const StepRow& row, std::uint64_t n
   if (params.num_logprobs >= 0) event.logprob = step.result.logprobs[row.sample_idx];
   ring_of(sequence).push(event, top_of(step.result.top_ids, step.result.top_logprobs, row.sample_idx, params.num_logprobs));
   sequence.output.push_back(event.token);
+  if (!sequence.has_drawn) end_phase(sequence);
   const FinishReason reason = finish_reason(sequence, event.token);
   if (reason != FinishReason::kNone) return finish(sequence, reason, now_us);
   if (sequence.status == SequenceStatus::kBlocked) {  // a follower: it goes on as a fork of the prompt

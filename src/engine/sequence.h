@@ -33,6 +33,9 @@ struct Sequence {
   std::int32_t num_in_flight = 0;       // steps not yet collected that have a row of it
   std::int32_t state_slot = -1;
   TableId table = kNoTable;
+  // For the flight recorder: since when it queues (not started), prefills (started) or decodes (has drawn).
+  std::uint64_t phase_ns = 0;
+  bool has_drawn = false;
 
   inline std::int32_t prompt_len() const;
   inline std::int32_t num_tokens() const;     // those that steps in flight draw included

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/spans.h"
+
 namespace fastgen {
 namespace {
 
@@ -113,6 +115,11 @@ BatchShape pack_step(Step& step, const KvCache& kv, const Runner& runner) {
     if (row.num_targets > 0) step.wanted.num_prompt_top = std::max(step.wanted.num_prompt_top, params.num_prompt_logprobs);
   }
   return shape;
+}
+
+void record_step(const Step& step, std::uint64_t step_number) {
+  record_span({SpanKind::kStep, step.start_ns, now_ns(), step_number,
+               {static_cast<std::int32_t>(step.decode_tokens), static_cast<std::int32_t>(step.prefill_tokens), step.is_graph}});
 }
 
 std::int64_t max_biases_per_row(std::size_t num_eos_ids) {

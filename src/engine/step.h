@@ -33,10 +33,15 @@ struct Step {
   StepResult result;
   std::uint64_t prefill_tokens = 0;  // of prompts, and whatever a preempted sequence computes again
   std::uint64_t decode_tokens = 0;
+  std::uint64_t start_ns = 0;  // when packing began
+  bool is_graph = false;       // a captured step was replayed
 };
 
 // Writes the step's arrays into the runner's staging. Returns the shape to launch.
 BatchShape pack_step(Step& step, const KvCache& kv, const Runner& runner);
+
+// Into the flight recorder, at its collect.
+void record_step(const Step& step, std::uint64_t step_number);
 
 // Most biases that one row can have.
 std::int64_t max_biases_per_row(std::size_t num_eos_ids);

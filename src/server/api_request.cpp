@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/spans.h"
 #include "server/chat_messages.h"
 #include "server/json_fields.h"
 
@@ -287,6 +288,7 @@ void check_together(Draft& draft) {
 }  // namespace
 
 ApiRequest parse_api_request(Endpoint endpoint, std::string_view body) {
+  const SpanScope span(SpanKind::kParse);
   simdjson::dom::parser parser;
   if (parser.allocate(std::max<std::size_t>(body.size(), 64), kMaxJsonDepth))
     throw ApiError(500, "out of memory while reading the request");

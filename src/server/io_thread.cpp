@@ -1,5 +1,6 @@
 #include "server/io_thread.h"
 
+#include <string>
 #include <thread>
 
 #include <boost/asio/awaitable.hpp>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/spans.h"
 
 namespace fastgen::server {
 
@@ -22,6 +24,11 @@ namespace {
 // So many events before sockets get their turn again.
 constexpr std::size_t kEventsPerTurn = 4096;
 
+bool write_some(EventRing& ring, StreamTable& streams) {
+  const SpanScope span(SpanKind::kWrite);
+  return streams.drain(ring, kEventsPerTurn);
+}
+
 asio::awaitable<void> drain_ring(EventRing& ring, StreamTable& streams) {
   auto executor = co_await asio::this_coro::executor;
   // A duplicate: the descriptor closes what it holds, and the ring's own fd is the engine's.
@@ -31,7 +38,7 @@ asio::awaitable<void> drain_ring(EventRing& ring, StreamTable& streams) {
   while (true) {
     co_await readable.async_wait(asio::posix::stream_descriptor::wait_read, asio::use_awaitable);
     ring.acknowledge();
-    while (streams.drain(ring, kEventsPerTurn)) co_await asio::post(executor, asio::use_awaitable);
+    while (write_some(ring, streams)) co_await asio::post(executor, asio::use_awaitable);
   }
 }
 
@@ -50,7 +57,10 @@ IoThread::~IoThread() { stop(); }
 
 void IoThread::start() {
   asio::co_spawn(loop_->context, drain_ring(state_.engine.ring(ring_idx_), streams_), asio::detached);
-  loop_->thread = std::thread([this] { loop_->context.run(); });
+  loop_->thread = std::thread([this] {
+    name_thread("io " + std::to_string(ring_idx_));
+    loop_->context.run();
+  });
 }
 
 void IoThread::stop() {

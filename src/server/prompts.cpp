@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "base/spans.h"
+
 namespace fastgen::server {
 
 namespace {
@@ -64,6 +66,7 @@ std::size_t text_bytes(const ApiRequest& request) {
 }
 
 std::vector<Prompt> make_prompts(const ApiRequest& request, const TextTools& tools) {
+  const SpanScope span(SpanKind::kTokenize);
   std::vector<Prompt> prompts;
   if (request.endpoint == Endpoint::kChat) {
     prompts.push_back(make_chat_prompt(request, tools));

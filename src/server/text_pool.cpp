@@ -1,5 +1,7 @@
 #include "server/text_pool.h"
 
+#include "base/spans.h"
+
 namespace fastgen::server {
 
 TextPool::TextPool(int num_threads) {
@@ -28,6 +30,7 @@ void TextPool::stop() {
 }
 
 void TextPool::work() {
+  name_thread("text");
   while (true) {
     std::function<void()> job;
     {

@@ -1,0 +1,54 @@
+"""SIGUSR2: the next steps as a trace that Chrome and Perfetto read."""
+
+import json
+import re
+import signal
+import time
+
+import httpx
+from conftest import Server
+
+
+def wait_for_line(server, pattern, seconds=30):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for line in list(server.log):
+            if found := re.search(pattern, line):
+                return found
+        time.sleep(0.02)
+    raise AssertionError(f"no line like {pattern} in:\n{''.join(server.log)}")
+
+
+def complete(server, **fields):
+    body = {"prompt": [5, 6, 7], "max_tokens": 40, "ignore_eos": True, **fields}
+    assert httpx.post(server.url + "/v1/completions", json=body, timeout=60).status_code == 200
+
+
+def test_sigusr2_writes_the_next_steps(tiny_model, tmp_path):
+    environment = {"FG_PROFILE_ITERS": "5", "FG_PROFILE_DIR": str(tmp_path)}
+    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1", env=environment) as server:
+        server.process.send_signal(signal.SIGUSR2)
+        time.sleep(0.2)
+        complete(server)
+        found = wait_for_line(server, r"(\d+) steps traced in (\S+)")
+        assert found[1] == "5" and found[2].startswith(str(tmp_path))
+        events = json.loads(open(found[2]).read())["traceEvents"]
+        threads = {event["args"]["name"]: event["tid"] for event in events if event["name"] == "thread_name"}
+        host = [event for event in events if event.get("cat") == "host"]
+        of_engine = {event["name"] for event in host if event["tid"] == threads["engine"]}
+        assert {"plan", "pack", "launch", "wait", "collect", "emit"} <= of_engine
+        steps = [event for event in events if event.get("cat") == "step" and event["ph"] == "b"]
+        assert len(steps) == 6  # the first only opens the stretch
+        assert steps[0]["args"]["prefill_tokens"] == 3
+        assert [step["args"]["decode_rows"] for step in steps[1:]] == [1] * 5
+        assert {event["name"] for event in events if event.get("cat") == "request"} >= {"queued", "prefill"}
+        # Spans of one thread follow each other or nest.
+        for tid in threads.values():
+            ends = []
+            for event in sorted((e for e in host if e["tid"] == tid), key=lambda e: (e["ts"], -e["dur"])):
+                while ends and ends[-1] <= event["ts"] + 0.0005:
+                    ends.pop()
+                assert not ends or event["ts"] + event["dur"] <= ends[-1] + 0.0005
+                ends.append(event["ts"] + event["dur"])
+        complete(server)  # and it goes on
+        server.check_end()
