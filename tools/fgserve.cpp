@@ -66,6 +66,8 @@ void add_model_flags(CLI::App& app, Flags& flags) {
   add("--revision", flags.engine.revision, "Branch, tag or commit of a name in the cache")->capture_default_str();
   add("--dtype", flags.engine.dtype, "Weights: auto, bfloat16 or float32")->capture_default_str();
   app.add_flag("--dummy-weights", flags.engine.dummy_weights, "Random weights made from config.json alone")->group("Model");
+  add("--layers", flags.engine.num_layers, "With --dummy-weights: only so many of the layers; 0: all")
+      ->check(CLI::Range(0, 1 << 10))->capture_default_str();
   add("--chat-template", flags.chat_template_file, "Jinja file to use instead of the model's own chat template");
   app.add_flag("--trust-content", flags.server.trust_content, "Let control tokens written in messages act as such")->group("Model");
   add("--seed", flags.seed, "Of dummy weights, and of requests that bring none (default: those are random)");
@@ -162,6 +164,14 @@ std::string default_name(const std::string& model, const fs::path& folder) {
   return model;
 }
 
+std::string describe(const SamplingParams& sampling) {
+  std::string out = fmt::format("temperature {:g}, top_p {:g}", sampling.temperature, sampling.top_p);
+  if (sampling.top_k > 0) out += fmt::format(", top_k {}", sampling.top_k);
+  if (sampling.min_p > 0) out += fmt::format(", min_p {:g}", sampling.min_p);
+  if (sampling.repetition_penalty != 1) out += fmt::format(", repetition_penalty {:g}", sampling.repetition_penalty);
+  return out;
+}
+
 void print_banner(const Flags& flags, const EngineInfo& info, const server::Server& server) {
   if (info.max_model_len_lowered)
     log_warn("--max-model-len: lowered to {} tokens, which is what the KV cache holds (--kv-gb)", info.max_model_len);
@@ -171,6 +181,7 @@ void print_banner(const Flags& flags, const EngineInfo& info, const server::Serv
   log_info("memory   weights {:.2f} GB, KV cache {:.2f} GB: {} tokens in blocks of {}; context {} tokens, batch {}, queue {}",
            static_cast<double>(info.weight_bytes) / 1e9, static_cast<double>(info.kv_bytes) / 1e9, info.kv_tokens,
            info.block_size, info.max_model_len, info.max_batch, info.max_queue);
+  log_info("sampling where a request does not say: {}", describe(info.sampling));
   log_info("ready    {}/v1", server.url());
 }
 

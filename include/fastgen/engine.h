@@ -30,6 +30,7 @@ struct EngineConfig {
   std::string backend = "cpu";      // "cpu", "cuda", "echo", "late", "late:echo", and for tests "stall-after:N:echo", "slow:MS:echo"
   std::string dtype = "auto";       // "auto", "bfloat16", "float32"
   bool dummy_weights = false;       // random weights from the config alone
+  std::int32_t num_layers = 0;      // with dummy weights: only the first ones; 0: all
   std::uint64_t seed = 0;           // of dummy weights
 
   std::int32_t max_model_len = 0;   // tokens of prompt and output; 0: the model's own, lowered to what the KV arena holds
@@ -66,6 +67,7 @@ struct EngineInfo {
   std::int64_t weight_bytes = 0;
   std::int64_t num_parameters = 0;
   std::vector<TokenId> eos_ids;
+  SamplingParams sampling;  // what generation_config.json asks for, else the defaults; the engine itself draws as each request says
   double load_seconds = 0;
 };
 

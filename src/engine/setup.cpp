@@ -55,8 +55,9 @@ ModelConfig echo_config(ModelConfig config) {
   config.num_kv_heads = EchoShape::kNumKvHeads;
   config.head_dim = EchoShape::kHeadDim;
   config.ffn_dim = EchoShape::kFfnDim;
-  config.qkv_bias = false;
+  config.qkv_bias = config.qk_norm = false;
   config.window = 0;
+  config.windowed.clear();
   return config;
 }
 
@@ -87,14 +88,24 @@ class Setup {
  private:
   void read_config() {
     folder_ = config_.model.empty() ? default_model_folder() : resolve_model_folder(config_.model, config_.revision);
-    const ModelConfig whole = load_config(folder_);
+    const ModelConfig whole = first_layers(load_config(folder_));
     info_.num_parameters = whole.num_parameters();
     model_ = is_echo(config_.backend) ? echo_config(whole) : whole;
-    if (config_.max_model_len > model_.max_positions)
-      throw Error(fmt::format("--max-model-len {} is over the model's own {} ({})", config_.max_model_len, model_.max_positions,
+    if (config_.max_model_len > model_.max_positions_stretched)
+      throw Error(fmt::format("--max-model-len {} is over the model's own {} ({})", config_.max_model_len, model_.max_positions_stretched,
                               (folder_ / "config.json").string()));
     model_len_ = config_.max_model_len > 0 ? config_.max_model_len : model_.max_positions;
     if (model_len_ < 2) throw Error(fmt::format("--max-model-len must be at least 2, not {}", model_len_));
+  }
+
+  // Of random weights fewer layers are a model too, one that a small machine holds.
+  ModelConfig first_layers(ModelConfig model) const {
+    if (config_.num_layers == 0) return model;
+    if (!config_.dummy_weights) throw Error("--layers needs --dummy-weights: a model without some of its layers is no model");
+    check_range("--layers", config_.num_layers, 1, model.num_layers);
+    model.num_layers = config_.num_layers;
+    if (!model.windowed.empty()) model.windowed.resize(static_cast<std::size_t>(model.num_layers));
+    return model;
   }
 
   void size_steps() {
@@ -171,6 +182,13 @@ class Setup {
     info_.max_queue = config_.max_queue;
     info_.block_size = limits_.block_size;
     info_.eos_ids = model_.eos_ids;
+    const SamplingDefaults& wanted = model_.sampling;
+    SamplingParams& sampling = info_.sampling;
+    sampling.temperature = wanted.temperature.value_or(sampling.temperature);
+    sampling.top_p = wanted.top_p.value_or(sampling.top_p);
+    sampling.top_k = wanted.top_k.value_or(sampling.top_k);
+    sampling.min_p = wanted.min_p.value_or(sampling.min_p);
+    sampling.repetition_penalty = wanted.repetition_penalty.value_or(sampling.repetition_penalty);
   }
 
   const EngineConfig& config_;

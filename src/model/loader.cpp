@@ -54,6 +54,10 @@ class Loader {
     out.attention_norm = vector({specs.attention_norm});
     out.qkv = matrix(WeightKind::kQkv, specs.qkv);
     if (!specs.qkv_bias.empty()) out.qkv_bias = vector(specs.qkv_bias);
+    if (!specs.qk_norm.empty()) {
+      out.q_norm = vector({specs.qk_norm[0]});
+      out.k_norm = vector({specs.qk_norm[1]});
+    }
     out.output = matrix(WeightKind::kLinear, {specs.output});
     out.ffn_norm = vector({specs.ffn_norm});
     out.gate_up = matrix(WeightKind::kGateUp, specs.gate_up);

@@ -23,6 +23,9 @@ LayerSpecs layer_specs(const ModelConfig& config, std::int32_t layer_idx) {
                     {name("self_attn.k_proj.bias"), {kv_rows}},
                     {name("self_attn.v_proj.bias"), {kv_rows}}};
   }
+  if (config.qk_norm) {
+    out.qk_norm = {{name("self_attn.q_norm.weight"), {config.head_dim}}, {name("self_attn.k_norm.weight"), {config.head_dim}}};
+  }
   out.output = {name("self_attn.o_proj.weight"), {e, q_rows}};
   out.ffn_norm = {name("post_attention_layernorm.weight"), {e}};
   out.gate_up = {{name("mlp.gate_proj.weight"), {f, e}}, {name("mlp.up_proj.weight"), {f, e}}};
@@ -46,7 +49,7 @@ std::vector<TensorSpec> all_tensors(const ModelSpecs& specs, bool tied_head) {
   if (!tied_head) out.push_back(specs.head);
   for (const LayerSpecs& layer : specs.layers) {
     out.insert(out.end(), {layer.attention_norm, layer.output, layer.ffn_norm, layer.down});
-    for (const auto* parts : {&layer.qkv, &layer.qkv_bias, &layer.gate_up}) out.insert(out.end(), parts->begin(), parts->end());
+    for (const auto* parts : {&layer.qkv, &layer.qkv_bias, &layer.qk_norm, &layer.gate_up}) out.insert(out.end(), parts->begin(), parts->end());
   }
   return out;
 }

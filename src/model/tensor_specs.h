@@ -22,6 +22,7 @@ struct LayerSpecs {
   TensorSpec attention_norm;         // [E]
   std::vector<TensorSpec> qkv;       // q [H*D, E], k [K*D, E], v [K*D, E]
   std::vector<TensorSpec> qkv_bias;  // q [H*D], k [K*D], v [K*D]; empty if the model has none
+  std::vector<TensorSpec> qk_norm;   // q [D], k [D]; empty if the model has none
   TensorSpec output;                 // [E, H*D]
   TensorSpec ffn_norm;               // [E]
   std::vector<TensorSpec> gate_up;   // gate [F, E], up [F, E]

@@ -80,7 +80,7 @@ void Transformer::layer(std::int32_t layer_idx, const ForwardBatch& batch, const
                                      .batch = batch.attend,
                                      .arena = arena,
                                      .layer = layer_idx,
-                                     .window = config_.window,
+                                     .window = config_.layer_window(layer_idx),
                                      .scale = 1 / std::sqrt(static_cast<float>(config_.head_dim)),
                                      .out = attended});
   backend_.linear_add(Stream::kCompute, attended, weights.output, {}, residual);

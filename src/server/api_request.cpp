@@ -287,7 +287,7 @@ void check_together(Draft& draft) {
 
 }  // namespace
 
-ApiRequest parse_api_request(Endpoint endpoint, std::string_view body) {
+ApiRequest parse_api_request(Endpoint endpoint, std::string_view body, const SamplingParams& defaults) {
   const SpanScope span(SpanKind::kParse);
   simdjson::dom::parser parser;
   if (parser.allocate(std::max<std::size_t>(body.size(), 64), kMaxJsonDepth))
@@ -299,6 +299,7 @@ ApiRequest parse_api_request(Endpoint endpoint, std::string_view body) {
 
   Draft draft;
   draft.request.endpoint = endpoint;
+  draft.request.sampling = defaults;
   const unsigned bit = endpoint == Endpoint::kChat ? kChat : kText;
   for (const auto& [key, field] : JsonField{"", document}.members()) {
     const FieldRule* rule = find_rule(key, bit);

@@ -58,7 +58,7 @@ inline constexpr std::size_t kMaxStopStrings = 64;   // vLLM's users send more t
 inline constexpr std::size_t kMaxStopBytes = 4096;   // of one stop string
 inline constexpr std::size_t kMaxPrompts = 4096;     // of one completions request
 
-// Throws ApiError 400, whose param is the field's path.
-ApiRequest parse_api_request(Endpoint endpoint, std::string_view body);
+// `defaults`: how to draw where the client does not say (EngineInfo::sampling). Throws ApiError 400, whose param is the field's path.
+ApiRequest parse_api_request(Endpoint endpoint, std::string_view body, const SamplingParams& defaults = {});
 
 }  // namespace fastgen::server

@@ -256,7 +256,7 @@ asio::awaitable<void> Session::generate(Endpoint endpoint, HttpRequest& request)
   } count(state_.num_answers, thread_.num_answers);
   if (state_.draining) throw shutting_down();
   std::vector<Ticket> tickets = take_tickets(1, {});
-  const ApiRequest api = parse_api_request(endpoint, request.body);
+  const ApiRequest api = parse_api_request(endpoint, request.body, state_.engine.info().sampling);
   request.body = {};
   if (state_.config.strict_model && !state_.knows_model(api.model))
     throw ApiError(404, fmt::format("model: \"{}\" is not served here", api.model), "model", "model_not_found");

@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <cmath>
 #include <fstream>
 #include <string>
 
@@ -100,7 +101,7 @@ TEST_CASE("end-of-sequence ids come from both files, each once") {
 TEST_CASE("llama3 RoPE scaling reads the same in both notations") {
   const std::string scaling =
       R"("factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128)";
-  const RopeConfig expected{RopeScaling::kLlama3, 500000, 8, 1, 4, 128};
+  const RopeConfig expected{.scaling = RopeScaling::kLlama3, .theta = 500000, .factor = 8, .original_max_positions = 128};
   const auto rope = [](const std::string& config) { return parse_config(config, "", "m").rope; };
   const std::string theta = R"("rope_theta": 500000.0, )";
   const std::string older = theta + R"("rope_scaling": {"rope_type": "llama3", )" + scaling + "}";
@@ -127,6 +128,62 @@ TEST_CASE("Mistral has a window, Qwen2 has biases") {
   CHECK(qwen2.window == 0);
   CHECK(qwen2.qkv_bias);
   CHECK(qwen2.num_parameters() == parse_config(llama(), "", "m").num_parameters() + 5 * (64 + 2 * 32));
+}
+
+TEST_CASE("windows of some layers: by layer_types, or by Qwen's max_window_layers") {
+  const std::string types = R"("layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention", "sliding_attention"])";
+  const ModelConfig ministral = parse_config(other("MinistralForCausalLM", "ministral", R"("sliding_window": 16, )" + types), "", "m");
+  const auto windows = [](const ModelConfig& config) {
+    std::vector<std::int32_t> out;
+    for (std::int32_t i = 0; i < config.num_layers; ++i) out.push_back(config.layer_window(i));
+    return out;
+  };
+  CHECK(windows(ministral) == std::vector<std::int32_t>{0, 16, 16, 0, 16});
+  CHECK_FALSE(ministral.all_windowed());
+  const ModelConfig all = parse_config(other("MinistralForCausalLM", "ministral", R"("sliding_window": 16)"), "", "m");
+  CHECK(all.all_windowed());
+  const auto qwen = [&](const std::string& extra) { return windows(parse_config(other("Qwen3ForCausalLM", "qwen3", R"("sliding_window": 16, )" + extra), "", "m")); };
+  CHECK(qwen(R"("use_sliding_window": true, "max_window_layers": 3)") == std::vector<std::int32_t>{0, 0, 0, 16, 16});
+  CHECK(qwen(R"("use_sliding_window": true, "max_window_layers": 0)") == std::vector<std::int32_t>{16, 16, 16, 16, 16});
+  CHECK(qwen(R"("use_sliding_window": true)") == std::vector<std::int32_t>{0, 0, 0, 0, 0});  // 28 by default
+  CHECK(qwen(R"("use_sliding_window": false, "max_window_layers": 3)") == std::vector<std::int32_t>{0, 0, 0, 0, 0});
+}
+
+TEST_CASE("Qwen3 norms q and k, and its heads are 128 wide unless it says otherwise") {
+  const ModelConfig qwen3 = parse_config(other("Qwen3ForCausalLM", "qwen3", ""), "", "m");
+  CHECK(qwen3.qk_norm);
+  CHECK_FALSE(qwen3.qkv_bias);
+  CHECK(qwen3.head_dim == 128);
+  CHECK(parse_config(other("Qwen3ForCausalLM", "qwen3", R"("head_dim": 16)"), "", "m").head_dim == 16);
+}
+
+TEST_CASE("linear, dynamic and yarn scaling") {
+  const auto config = [](const std::string& rope) { return parse_config(llama(R"("rope_scaling": )" + rope), "", "m"); };
+  CHECK(config(R"({"type": "linear", "factor": 2.0})").rope == RopeConfig{.scaling = RopeScaling::kLinear, .factor = 2});
+  const ModelConfig dynamic = config(R"({"type": "dynamic", "factor": 4.0})");
+  CHECK(dynamic.rope == RopeConfig{.scaling = RopeScaling::kDynamic, .factor = 4, .original_max_positions = 1024});
+  CHECK(dynamic.max_positions == 1024);
+  CHECK(dynamic.max_positions_stretched == 4096);
+  const ModelConfig yarn = config(R"({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024})");
+  CHECK(yarn.max_positions == 4096);
+  CHECK(yarn.max_positions_stretched == 4096);
+  CHECK(yarn.rope.attention_factor == doctest::Approx(0.1 * std::log(4.0) + 1).epsilon(1e-12));
+  CHECK(config(R"({"type": "yarn", "factor": 4.0, "attention_factor": 0.5})").rope.attention_factor == 0.5);
+  CHECK(config(R"({"type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0})").rope.attention_factor == 1);
+  CHECK(config(R"({"type": "yarn", "factor": 4.0})").rope.original_max_positions == 1024);
+}
+
+TEST_CASE("generation_config's way of drawing is read, unless it does not sample") {
+  const auto sampling = [](const std::string& generation) { return parse_config(llama(), generation, "m").sampling; };
+  const SamplingDefaults all = sampling(R"({"do_sample": true, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05})");
+  CHECK(all.temperature == 0.7f);
+  CHECK(all.top_p == 0.8f);
+  CHECK(all.top_k == 20);
+  CHECK(all.repetition_penalty == 1.05f);
+  CHECK_FALSE(all.min_p);
+  CHECK_FALSE(sampling(R"({"do_sample": false, "temperature": 0.7})").temperature);
+  CHECK_FALSE(sampling(R"({"eos_token_id": 2})").temperature);
+  CHECK(error_of(llama(), R"({"temperature": -1})") == "m/generation_config.json: temperature is -1, outside 0 to 2");
 }
 
 struct Bad {
@@ -171,25 +228,34 @@ TEST_CASE("what is wrong or not supported is named, with its file") {
       {with("torch_dtype", "\"float64\""), R"(torch_dtype "float64" is not supported)"},
       {llama(R"("dtype": "int8")"), R"(dtype "int8" is not supported)"},
       {llama(R"("tie_word_embeddings": "yes")"), "tie_word_embeddings is not true or false"},
-      {other("Qwen2ForCausalLM", "qwen2", R"("use_sliding_window": true)"), "use_sliding_window is not supported"},
+      {other("Qwen2ForCausalLM", "qwen2", R"("layer_types": ["full_attention", "full_attention", "sliding_attention", "full_attention", "full_attention"])"),
+       R"(layer_types "sliding_attention" is not supported without a window)"},
+      {other("MistralForCausalLM", "mistral", R"("sliding_window": 8, "layer_types": ["full_attention", "full_attention", "full_attention", "full_attention", "full_attention"])"),
+       "layer_types contradicts sliding_window, which MistralForCausalLM has in every layer"},
+      {other("MinistralForCausalLM", "ministral", R"("layer_types": ["full_attention"])"), "layer_types has 1 entries, num_hidden_layers is 5"},
+      {other("MinistralForCausalLM", "ministral", R"("layer_types": ["chunked_attention"])"), R"(layer_types "chunked_attention" is not supported)"},
       {other("MistralForCausalLM", "mistral", R"("sliding_window": 0)"), "sliding_window is 0, outside 1 to"},
       {other("MistralForCausalLM", "llama", ""), R"(model_type "llama" does not belong to MistralForCausalLM)"},
       {llama(R"("attention_bias": true)"), "attention_bias is not supported"},
       {llama(R"("mlp_bias": true)"), "mlp_bias is not supported"},
       {llama(R"("quantization_config": {"bits": 4})"), "quantization_config is not supported"},
       {llama(R"("sliding_window": 4096)"), "sliding_window is not supported"},
-      {llama(R"("use_sliding_window": true)"), "use_sliding_window is not supported"},
+      {llama(R"("use_sliding_window": true)"), "use_sliding_window is not supported for LlamaForCausalLM"},
+      {llama(R"("use_mrope": true)"), "use_mrope is not supported"},
       {llama(R"("auto_map": {"AutoModel": "x"})"), "auto_map is not supported"},
       {llama(R"("final_logit_softcapping": 30.0)"), "final_logit_softcapping is not supported"},
       {llama(R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor other than 1 is not supported"},
       {llama(R"("logits_scaling": 8)"), "logits_scaling other than 1 is not supported"},
-      {llama(R"("layer_types": ["full_attention", "sliding_attention"])"), R"(layer_types "sliding_attention" is not supported)"},
+      {llama(R"("layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention", "full_attention"])"),
+       R"(layer_types "sliding_attention" is not supported)"},
       {llama(R"("layer_types": "full_attention")"), "layer_types is not a list"},
       {llama(R"("rope_scaling": "linear")"), "rope_scaling is not an object"},
-      {llama(R"("rope_scaling": {"type": "linear", "factor": 2.0})"), R"(rope_scaling.type "linear" is not supported)"},
-      {llama(R"("rope_scaling": {"rope_type": "yarn", "factor": 2.0})"), R"(rope_scaling.rope_type "yarn" is not supported)"},
+      {llama(R"("rope_scaling": {"type": "linear"})"), "rope_scaling.factor is missing"},
+      {llama(R"("rope_scaling": {"rope_type": "longrope", "factor": 2.0})"), R"(rope_scaling.rope_type "longrope" is not supported)"},
+      {llama(R"("rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1, "beta_slow": 2})"), "rope_scaling.beta_fast is below beta_slow"},
+      {llama(R"("rope_parameters": {"full_attention": {"rope_type": "default"}})"), "rope_parameters.full_attention is not supported"},
       {llama(R"("rope_scaling": {"factor": 2.0})"), "rope_scaling.factor without a rope_type is not supported"},
-      {llama(R"("rope_parameters": {"rope_type": "dynamic"})"), R"(rope_parameters.rope_type "dynamic" is not supported)"},
+      {llama(R"("rope_parameters": {"rope_type": "dynamic"})"), "rope_parameters.factor is missing"},
       {llama(R"("rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25})"), "rope_parameters.partial_rotary_factor"},
       {llama(R"("rope_scaling": {"rope_type": "llama3", )" + scaling + "}"), "rope_scaling.factor is missing"},
       {llama(R"("rope_scaling": {"rope_type": "llama3", "factor": 0.5, )" + scaling + "}"), "rope_scaling.factor is 0.5, outside"},
@@ -241,7 +307,7 @@ TEST_CASE("configs of published models: both notations agree, others are refused
   if (!llama31) FG_SKIP("assets/models/llama-3.1-8b-instruct");
   const ModelConfig config = parse_config(test::read_file(*llama31), "", "llama");
   CHECK(config.num_parameters() == 8'030'261'248);  // as published
-  CHECK(config.rope == RopeConfig{RopeScaling::kLlama3, 500000, 8, 1, 4, 8192});
+  CHECK(config.rope == RopeConfig{.scaling = RopeScaling::kLlama3, .theta = 500000, .factor = 8, .original_max_positions = 8192});
 }
 
 }  // namespace

@@ -50,20 +50,30 @@ TinyModel make_tiny_model(const ModelConfig& config, std::uint64_t seed) {
 
 std::string config_json(const ModelConfig& config) {
   std::string rope = "null";
+  if (config.rope.scaling == RopeScaling::kYarn) {
+    rope = fmt::format(R"({{"rope_type": "yarn", "factor": {}, "original_max_position_embeddings": {}}})", config.rope.factor,
+                       static_cast<int>(config.rope.original_max_positions));
+  }
+  if (config.rope.scaling == RopeScaling::kLinear) rope = fmt::format(R"({{"type": "linear", "factor": {}}})", config.rope.factor);
   if (config.rope.scaling == RopeScaling::kLlama3) {
     rope = fmt::format(R"({{"rope_type": "llama3", "factor": {}, "low_freq_factor": {}, "high_freq_factor": {}, )"
                        R"("original_max_position_embeddings": {}}})",
                        config.rope.factor, config.rope.low_freq_factor, config.rope.high_freq_factor,
                        static_cast<int>(config.rope.original_max_positions));
   }
+  std::string layer_types;
+  for (bool windowed : config.windowed) {
+    layer_types += fmt::format("{}\"{}\"", layer_types.empty() ? "" : ", ", windowed ? "sliding_attention" : "full_attention");
+  }
+  if (!layer_types.empty()) layer_types = fmt::format(R"(, "layer_types": [{}])", layer_types);
   return fmt::format(
       R"({{"architectures": ["{}"], "num_hidden_layers": {}, "hidden_size": {}, "num_attention_heads": {}, )"
       R"("num_key_value_heads": {}, "head_dim": {}, "intermediate_size": {}, "vocab_size": {}, "max_position_embeddings": {}, )"
       R"("rms_norm_eps": 1e-05, "tie_word_embeddings": {}, "rope_theta": {}, "rope_scaling": {}, "torch_dtype": "bfloat16", )"
-      R"("bos_token_id": 1, "eos_token_id": 2, "sliding_window": {}}})",
+      R"("bos_token_id": 1, "eos_token_id": 2, "sliding_window": {}{}}})",
       config.architecture, config.num_layers, config.model_dim, config.num_heads, config.num_kv_heads, config.head_dim, config.ffn_dim,
       config.vocab, config.max_positions, config.tied_head, config.rope.theta, rope,
-      config.window > 0 ? std::to_string(config.window) : "null");
+      config.window > 0 ? std::to_string(config.window) : "null", layer_types);
 }
 
 namespace {
@@ -132,7 +142,7 @@ class Reference {
   std::vector<Vector> logprobs(const std::vector<std::int32_t>& ids) const {
     std::vector<Vector> x;
     for (std::int32_t id : ids) x.push_back(row("model.embed_tokens.weight", id));
-    for (int l = 0; l < config_.num_layers; ++l) layer(fmt::format("model.layers.{}.", l), x);
+    for (int l = 0; l < config_.num_layers; ++l) layer(l, fmt::format("model.layers.{}.", l), x);
     std::vector<Vector> out;
     for (const Vector& v : x) {
       out.push_back(log_softmax(product(config_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight", rms(v, "model.norm.weight"))));
@@ -141,16 +151,16 @@ class Reference {
   }
 
  private:
-  void layer(const std::string& prefix, std::vector<Vector>& x) const {
+  void layer(int layer_idx, const std::string& prefix, std::vector<Vector>& x) const {
     std::vector<Vector> q, k, v;
     for (std::size_t t = 0; t < x.size(); ++t) {
       const Vector normed = rms(x[t], prefix + "input_layernorm.weight");
-      q.push_back(rotate(biased(product(prefix + "self_attn.q_proj.weight", normed), prefix + "self_attn.q_proj.bias"), t));
-      k.push_back(rotate(biased(product(prefix + "self_attn.k_proj.weight", normed), prefix + "self_attn.k_proj.bias"), t));
+      q.push_back(rotate(head_norm(biased(product(prefix + "self_attn.q_proj.weight", normed), prefix + "self_attn.q_proj.bias"), prefix + "self_attn.q_norm.weight"), t));
+      k.push_back(rotate(head_norm(biased(product(prefix + "self_attn.k_proj.weight", normed), prefix + "self_attn.k_proj.bias"), prefix + "self_attn.k_norm.weight"), t));
       v.push_back(biased(product(prefix + "self_attn.v_proj.weight", normed), prefix + "self_attn.v_proj.bias"));
     }
     for (std::size_t t = 0; t < x.size(); ++t) {
-      add(x[t], product(prefix + "self_attn.o_proj.weight", attend(q[t], k, v, t)));
+      add(x[t], product(prefix + "self_attn.o_proj.weight", attend(q[t], k, v, t, config_.layer_window(layer_idx))));
       const Vector normed = rms(x[t], prefix + "post_attention_layernorm.weight");
       Vector gate = product(prefix + "mlp.gate_proj.weight", normed);
       const Vector up = product(prefix + "mlp.up_proj.weight", normed);
@@ -159,12 +169,13 @@ class Reference {
     }
   }
 
-  Vector attend(const Vector& q, const std::vector<Vector>& k, const std::vector<Vector>& v, std::size_t t) const {
+  Vector attend(const Vector& q, const std::vector<Vector>& k, const std::vector<Vector>& v, std::size_t t, std::int32_t window) const {
     const auto d = static_cast<std::size_t>(config_.head_dim);
     Vector out(q.size());
     for (std::size_t h = 0; h < static_cast<std::size_t>(config_.num_heads); ++h) {
       const std::size_t kv = h / static_cast<std::size_t>(config_.num_heads / config_.num_kv_heads);
-      const std::size_t first = config_.window > 0 && t + 1 > static_cast<std::size_t>(config_.window) ? t + 1 - static_cast<std::size_t>(config_.window) : 0;
+      const auto width = static_cast<std::size_t>(window);
+      const std::size_t first = window > 0 && t + 1 > width ? t + 1 - width : 0;
       Vector weights;
       double sum = 0;
       for (std::size_t s = first; s <= t; ++s) {
@@ -194,11 +205,22 @@ class Reference {
     return x;
   }
 
+  Vector head_norm(Vector x, const std::string& name) const {
+    if (!config_.qk_norm) return x;
+    const auto d = static_cast<std::ptrdiff_t>(config_.head_dim);
+    for (auto head = x.begin(); head != x.end(); head += d) {
+      const Vector normed = rms(Vector(head, head + d), name);
+      std::copy(normed.begin(), normed.end(), head);
+    }
+    return x;
+  }
+
   // Llama 3.1's scaling written over wavelengths, as its authors published it; the product's own is over turns.
   double frequency(std::size_t i) const {
     const RopeConfig& rope = config_.rope;
     const double plain = 1 / std::pow(rope.theta, 2 * static_cast<double>(i) / config_.head_dim);
     if (rope.scaling == RopeScaling::kNone) return plain;
+    if (rope.scaling == RopeScaling::kLinear) return plain / rope.factor;
     const double wavelength = 2 * M_PI / plain;
     const double longest = rope.original_max_positions / rope.low_freq_factor;
     const double shortest = rope.original_max_positions / rope.high_freq_factor;

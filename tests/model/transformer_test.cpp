@@ -25,14 +25,20 @@ const Variant kVariants[] = {{.name = "untied"},
                              {.name = "tied", .tied = true},
                              {.name = "llama3 rope", .llama3 = true},
                              {.name = "window", .architecture = "MistralForCausalLM"},
-                             {.name = "bias", .architecture = "Qwen2ForCausalLM"}};
+                             {.name = "windows in some layers", .architecture = "MinistralForCausalLM"},
+                             {.name = "bias", .architecture = "Qwen2ForCausalLM"},
+                             {.name = "q and k norms", .architecture = "Qwen3ForCausalLM"}};
 
 ModelConfig config_of(const Variant& variant) {
   ModelConfig config = test::tiny_config();
   config.tied_head = variant.tied;
-  if (variant.llama3) config.rope = {RopeScaling::kLlama3, 1000, 8, 1, 4, 32};
+  if (variant.llama3) {
+    config.rope = {.scaling = RopeScaling::kLlama3, .theta = 1000, .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_positions = 32};
+  }
   config.architecture = variant.architecture;
   if (config.architecture == "MistralForCausalLM") config.window = 11;
+  if (config.architecture == "MinistralForCausalLM") config.window = 11, config.windowed = {false, true};
+  config.qk_norm = config.architecture == "Qwen3ForCausalLM";
   config.qkv_bias = config.architecture == "Qwen2ForCausalLM";
   return config;
 }
