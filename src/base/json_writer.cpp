@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/utf8.h"
+
 namespace fastgen {
 
 namespace {
@@ -32,8 +34,6 @@ void append_escape(std::string& out, unsigned char c) {
   out += kHex[c & 15];
 }
 
-bool in_range(unsigned char c, unsigned char low, unsigned char high) { return c >= low && c <= high; }
-
 template <typename Number>
 void append_number(std::string& out, Number number) {
   char digits[32];
@@ -42,28 +42,6 @@ void append_number(std::string& out, Number number) {
 }
 
 }  // namespace
-
-std::size_t utf8_sequence_bytes(std::string_view text, std::size_t pos) {
-  auto byte = [&](std::size_t i) { return pos + i < text.size() ? static_cast<unsigned char>(text[pos + i]) : 0; };
-  const auto lead = static_cast<unsigned char>(text[pos]);
-  if (lead < 0x80) return 1;
-  if (in_range(lead, 0xC2, 0xDF)) return in_range(byte(1), 0x80, 0xBF) ? 2 : 0;
-  // The second byte's range keeps out overlong forms, surrogates and what lies above U+10FFFF.
-  const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-  const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-  if (!in_range(byte(1), low, high) || !in_range(byte(2), 0x80, 0xBF)) return 0;
-  if (in_range(lead, 0xE0, 0xEF)) return 3;
-  return in_range(lead, 0xF0, 0xF4) && in_range(byte(3), 0x80, 0xBF) ? 4 : 0;
-}
-
-bool is_utf8(std::string_view text) {
-  for (std::size_t pos = 0; pos < text.size();) {
-    std::size_t num_bytes = utf8_sequence_bytes(text, pos);
-    if (num_bytes == 0) return false;
-    pos += num_bytes;
-  }
-  return true;
-}
 
 void append_json_string(std::string& out, std::string_view text) {
   out += '"';

@@ -13,11 +13,6 @@ namespace fastgen {
 // Appends `text` in quotes.
 void append_json_string(std::string& out, std::string_view text);
 
-// Number of bytes of the valid UTF-8 sequence at `pos`; 0 where there is none (also for surrogates and
-// overlong forms; Unicode 15, table 3-7). pos < text.size().
-std::size_t utf8_sequence_bytes(std::string_view text, std::size_t pos);
-bool is_utf8(std::string_view text);
-
 class JsonWriter {
  public:
   explicit JsonWriter(std::string& out) : out_(out) {}

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "backend/cpu/random_fill.h"
 #include "backend/random_weights.h"
 

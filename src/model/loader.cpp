@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "backend/random_weights.h"
 #include "fastgen/error.h"
 #include "model/tensor_specs.h"

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/utf8.h"
 #include "server/sse.h"
 
 namespace fastgen::server {

@@ -135,7 +135,7 @@ void Detokenizer::put_bytes(std::string_view bytes, std::string& out) {
 }
 
 void Detokenizer::end_byte_run(std::string& out) {
-  if (is_valid_utf8(held_)) {
+  if (is_utf8(held_)) {
     put(held_, out);
   } else {
     for (std::size_t i = 0; i < held_.size(); ++i) put(kReplacementChar, out);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/utf8.h"
 #include "text/jinja_limits.h"
 #include "text/jinja_text.h"
 
@@ -314,7 +315,7 @@ class Lexer {
 
 std::vector<Token> lex(std::string_view source) {
   if (source.size() > kMaxSource) throw SyntaxError{1, "the template is longer than 1 MiB"};
-  if (!is_valid_utf8(source)) throw SyntaxError{1, "the template is not valid UTF-8"};
+  if (!is_utf8(source)) throw SyntaxError{1, "the template is not valid UTF-8"};
   return Lexer(source).run();
 }
 

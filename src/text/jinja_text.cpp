@@ -84,14 +84,6 @@ void append_utf8(std::string& out, char32_t code_point) {
   out.append(reinterpret_cast<const char*>(buffer), static_cast<std::size_t>(size));
 }
 
-bool is_valid_utf8(std::string_view s) {
-  for (std::size_t pos = 0; pos < s.size();) {
-    std::size_t begin = pos;
-    if (next_code_point(s, pos) == U'\uFFFD' && s.substr(begin, pos - begin) != "\xEF\xBF\xBD") return false;
-  }
-  return true;
-}
-
 std::size_t code_points(std::string_view s) {
   return static_cast<std::size_t>(
       std::count_if(s.begin(), s.end(), [](char c) { return !is_continuation(c); }));

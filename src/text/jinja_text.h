@@ -34,7 +34,6 @@ struct Text {
 // Reads the code point at `pos` and moves past it. A byte that begins none counts as one (U+FFFD).
 char32_t next_code_point(std::string_view s, std::size_t& pos);
 void append_utf8(std::string& out, char32_t code_point);
-bool is_valid_utf8(std::string_view s);
 // Number of code points, and the byte at which code point `index` begins (s.size() if past the end).
 std::size_t code_points(std::string_view s);
 std::size_t byte_offset(std::string_view s, std::size_t index);

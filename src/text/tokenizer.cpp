@@ -33,7 +33,7 @@ std::string trust_mask(const MarkedText& marked) {
 
 // Ill-formed bytes become U+FFFD.
 MarkedPiece made_valid(const MarkedPiece& piece, TextArena& arena) {
-  if (is_valid_utf8(piece.text)) return piece;
+  if (is_utf8(piece.text)) return piece;
   PieceRewriter out(piece);
   for (std::size_t at = 0; at < piece.text.size();) {
     Utf8Step step = next_utf8(piece.text.substr(at));

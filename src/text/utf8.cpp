@@ -1,7 +1,5 @@
 #include "text/utf8.h"
 
-#include <simdjson.h>
-
 namespace fastgen {
 
 namespace {
@@ -39,10 +37,8 @@ Utf8Step next_utf8(std::string_view rest) {
   return {Utf8Step::Kind::kChar, lead.bytes};
 }
 
-bool is_valid_utf8(std::string_view text) { return simdjson::validate_utf8(text.data(), text.size()); }
-
 std::string to_valid_utf8(std::string_view text) {
-  if (is_valid_utf8(text)) return std::string(text);
+  if (is_utf8(text)) return std::string(text);
   std::string out;
   out.reserve(text.size() + 16);
   for (std::size_t at = 0; at < text.size();) {

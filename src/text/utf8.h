@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/utf8.h"
+
 namespace fastgen {
 
 inline constexpr std::string_view kReplacementChar = "\xef\xbf\xbd";  // U+FFFD
@@ -21,7 +23,6 @@ struct Utf8Step {
 // `rest` is not empty.
 Utf8Step next_utf8(std::string_view rest);
 
-bool is_valid_utf8(std::string_view text);
 // Each ill-formed sequence becomes U+FFFD, as Python's errors="replace" does.
 std::string to_valid_utf8(std::string_view text);
 

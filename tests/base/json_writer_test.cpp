@@ -4,6 +4,7 @@
 #include <limits>
 #include <random>
 
+#include "base/utf8.h"
 #include "support/support.h"
 
 namespace fastgen {

@@ -6,7 +6,7 @@
 #include <simdjson.h>
 
 #include "base/check.h"
-#include "base/json_writer.h"
+#include "base/utf8.h"
 #include "server/api_request.h"
 
 using namespace fastgen;

@@ -6,7 +6,7 @@
 #include <set>
 #include <string>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "backend/cpu/cpu_backend.h"
 #include "fastgen/error.h"
 #include "model/tiny_model.h"

@@ -8,7 +8,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "model/tensor_specs.h"
 
 namespace fastgen::test {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "base/check.h"
 
 namespace fastgen {

@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "backend/cpu/product.h"
 #include "backend/cpu/simd-inl.h"
 

@@ -11,7 +11,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/bf16.h"
+#include "backend/bf16.h"
 #include "backend/cpu/simd-inl.h"
 #include "backend/random_weights.h"
 
