@@ -23,6 +23,7 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
   flag("--gpu-gb", config.gpu_gb, "GPU: 1e9 bytes for all that the process may take (0: nearly all)")
       ->capture_default_str();
   app.add_flag("--dummy-weights", config.dummy_weights, "random weights, from the model's config alone")->group("Engine");
+  flag("--layers", config.num_layers, "with --dummy-weights: only so many of the layers (0: all)")->capture_default_str();
 }
 
 }  // namespace fastgen

@@ -16,6 +16,19 @@ ApiRequest completion(const std::string& fields) {
   return parse_api_request(Endpoint::kCompletions, "{" + fields + "}");
 }
 
+TEST_CASE("what a request does not say is drawn as the model wants") {
+  const SamplingParams wanted{.temperature = 0.6f, .top_p = 0.9f, .top_k = 20};
+  const auto parse = [&](const std::string& fields) {
+    return parse_api_request(Endpoint::kCompletions, R"({"prompt": "x")" + fields + "}", wanted).sampling;
+  };
+  CHECK(parse("").temperature == 0.6f);
+  CHECK(parse("").top_k == 20);
+  CHECK(parse(R"(, "temperature": 0)").temperature == 0);
+  CHECK(parse(R"(, "temperature": null)").temperature == 0.6f);
+  CHECK(parse(R"(, "top_p": 1)").top_p == 1);
+  CHECK(completion(R"("prompt": "x")").sampling.temperature == 1);
+}
+
 struct Refusal {
   Endpoint endpoint;
   const char* body;
