@@ -74,7 +74,7 @@ struct Tolerance {
   double most;
   double p99;
 };
-constexpr Tolerance kF32{0.001, 0.001};
+constexpr Tolerance kF32{0.0002, 0.0002};
 constexpr Tolerance kBF16{0.10, 0.045};
 constexpr Tolerance kBF16MostOnly{0.10, 0.10};
 

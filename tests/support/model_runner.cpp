@@ -31,11 +31,11 @@ ModelRunner::ModelRunner(const std::filesystem::path& folder, const RunnerOption
     : options_(options), config_(load_config(folder)), backend_(options.make_backend()) {
   Backend& backend = *backend_;
   const std::int64_t t = options.max_tokens, b = options.max_seqs, bs = options.block_size, n = options.num_blocks;
-  max_blocks_per_seq_ = static_cast<std::int32_t>((std::min<std::int64_t>(config_.max_positions, n * bs) + bs - 1) / bs);
+  max_blocks_per_seq_ = static_cast<std::int32_t>((std::min<std::int64_t>(std::max(config_.max_positions, options.max_positions), n * bs) + bs - 1) / bs);
 
   ModelWeights weights =
       load_weights(backend, folder, config_, {.dtype = options.dtype, .dummy_weights = options.dummy_weights, .on_progress = {}});
-  transformer_ = std::make_unique<Transformer>(backend, config_, std::move(weights), config_.max_positions,
+  transformer_ = std::make_unique<Transformer>(backend, config_, std::move(weights), options.max_positions > 0 ? options.max_positions : config_.max_positions,
                                                limits_of(config_, options, max_blocks_per_seq_));
   arena_.layout = {config_.num_layers, config_.num_kv_heads, options.block_size, config_.head_dim};
   arena_.dtype = backend.activation_types(options.dtype).kv;

@@ -24,6 +24,7 @@ struct RunnerOptions {
   std::int32_t max_tokens = 256;  // of one step
   std::int32_t max_seqs = 16;
   std::int32_t max_logit_rows = 16;
+  std::int32_t max_positions = 0;  // 0: the config's
 };
 
 // What the model thought of the token at one position, given those before it.
