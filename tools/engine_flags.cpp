@@ -20,8 +20,9 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
       ->capture_default_str();
   flag("--block-size", config.block_size, "tokens of one KV block")->capture_default_str();
   flag("--kv-gb", config.kv_gb, "CPU: 1e9 bytes for the KV cache (0: a quarter of free memory)")->capture_default_str();
-  flag("--gpu-gb", config.gpu_gb, "GPU: 1e9 bytes for all that the process may take (0: nearly all)")
-      ->capture_default_str();
+  flag("--gpu-gb", config.gpu_gb, "GPU: 1e9 bytes for all that the process may take")->check(CLI::Range(0.0, 1e6));
+  flag("--gpu-fraction", config.gpu_fraction, "GPU: the same as a share of the card (without both: 0.9)")->check(CLI::Range(0.0, 1.0));
+  flag("--graphs", config.num_graphs, "batch sizes whose decode steps are captured and replayed")->capture_default_str();
   app.add_flag("--dummy-weights", config.dummy_weights, "random weights, from the model's config alone")->group("Engine");
   flag("--layers", config.num_layers, "with --dummy-weights: only so many of the layers (0: all)")->capture_default_str();
 }

@@ -85,6 +85,8 @@ void add_engine_flags(CLI::App& app, Flags& flags) {
   add("--kv-gb", engine.kv_gb, "KV cache on the CPU, 1e9 bytes; 0: a quarter of free memory")
       ->check(CLI::Range(0.0, 1e6))->capture_default_str();
   add("--gpu-gb", engine.gpu_gb, "GPU memory to use, 1e9 bytes (needs a GPU)")->check(CLI::Range(0.0, 1e6));
+  add("--gpu-fraction", engine.gpu_fraction, "The same as a share of the card (without both: 0.9)")->check(CLI::Range(0.0, 1.0));
+  add_size("--graphs", engine.num_graphs, "Batch sizes whose decode steps are captured and replayed");
   add_size("--block-size", engine.block_size, "Tokens in a block of the KV cache")->check(CLI::Range(1, 1024));
   add_size("--max-batch", engine.max_batch, "Sequences that decode together");
   add_size("--max-prefill", engine.max_prefill, "Prompt tokens in one step; 0: the backend's defaults");

@@ -34,14 +34,15 @@ struct EngineConfig {
   std::uint64_t seed = 0;           // of dummy weights
 
   std::int32_t max_model_len = 0;   // tokens of prompt and output; 0: the model's own, lowered to what the KV arena holds
-  double kv_gb = 0;                 // CPU: size of the KV arena, 1e9 bytes; 0: a quarter of free memory
-  double gpu_gb = 0;                // CUDA: all that the process may take; an Error with any other backend
+  double kv_gb = 0;                 // size of the KV arena, 1e9 bytes; 0: on the CPU a quarter of free memory, on a GPU what is left
+  double gpu_gb = 0;                // CUDA: all that the process may take, 1e9 bytes; an Error with any other backend, as the next
+  double gpu_fraction = 0;          // CUDA: the same as a share of the card, up to 1; 0: 0.9
   std::int32_t block_size = 64;     // tokens, 1..1024
   std::int32_t max_batch = 0;       // decode rows of a step; 0: 256
   std::int32_t max_prefill = 0;     // prefill tokens of a step; 0: the backend's two defaults (design: busy and idle)
   std::int32_t max_queue = 1024;    // tickets: requests submitted and not finished
   std::int32_t num_threads = 0;     // CPU: compute threads; 0: all cores
-  bool use_graphs = true;           // replay captured decode steps where the backend can
+  std::int32_t num_graphs = 16;     // batch sizes whose decode steps are captured and replayed, where the backend can; 0: none
 
   std::int32_t num_event_rings = 1;
   std::int32_t event_ring_size = 16384;  // records; a full ring pauses the sequences that write to it, nothing is lost

@@ -24,8 +24,9 @@ class Carver {
   std::size_t offset_ = 0;
 };
 
-void fill(Tensor tensor, std::int32_t value) {
-  std::fill_n(tensor.as<std::int32_t>(), tensor.elements(), value);
+// From element `first` on.
+void fill(Tensor tensor, std::int64_t first, std::int32_t value) {
+  std::fill(tensor.as<std::int32_t>() + first, tensor.as<std::int32_t>() + tensor.elements(), value);
 }
 
 }  // namespace
@@ -42,14 +43,15 @@ BatchArrays BatchArrays::at(void* area, const BatchShape& shape) {
   arrays.prompt_rows = carver.take(DType::kI32, {shape.num_prompt_rows});
   arrays.prompt_targets = carver.take(DType::kI32, {shape.num_prompt_rows});
   arrays.copies = carver.take(DType::kI32, {shape.num_copies, 2});
-  arrays.block_table = carver.take(DType::kI32, {shape.num_seqs, shape.table_width});
   arrays.bias_ids = carver.take(DType::kI32, {shape.num_biases});
   arrays.bias_values = carver.take(DType::kF32, {shape.num_biases});
+  arrays.table_starts = carver.take(DType::kI32, {shape.num_seqs + 1});
+  arrays.table_entries = carver.take(DType::kI32, {shape.num_entries});
   arrays.bytes = carver.offset();
   return arrays;
 }
 
-ForwardBatch BatchArrays::forward_batch(const BatchShape& shape) const {
+ForwardBatch BatchArrays::forward_batch(const BatchShape& shape, Tensor block_table) const {
   ForwardBatch batch;
   batch.token_ids = token_ids;
   batch.positions = positions;
@@ -62,25 +64,30 @@ ForwardBatch BatchArrays::forward_batch(const BatchShape& shape) const {
   return batch;
 }
 
-BatchWriter::BatchWriter(void* pinned, const BatchShape& shape) : shape_(shape), arrays_(BatchArrays::at(pinned, shape)) {
-  for (Tensor tensor : {arrays_.token_ids, arrays_.positions, arrays_.context_len}) fill(tensor, 0);
-  fill(arrays_.slots, -1);
-  fill(arrays_.logit_rows, -1);
-  // A padding sequence has one row when it decodes and none otherwise.
-  for (std::int64_t b = 0; b <= shape.num_seqs; ++b)
-    arrays_.query_start.as<std::int32_t>()[b] = static_cast<std::int32_t>(std::min(b, shape.num_tokens));
-  const SampleRow padding;
-  for (std::int64_t i = 0; i < shape.num_samples; ++i)
-    std::memcpy(arrays_.sample_rows.slice(i, 1).data, &padding, sizeof padding);
+ResultArrays ResultArrays::at(void* area, const BatchShape& shape) {
+  Carver carver(area);
+  ResultArrays arrays;
+  arrays.ids = carver.take(DType::kI32, {shape.num_samples});
+  arrays.logprobs = carver.take(DType::kF32, {shape.num_samples});
+  arrays.prompt_logprobs = carver.take(DType::kF32, {shape.num_prompt_rows});
+  arrays.plain_bytes = carver.offset();
+  arrays.top_ids = carver.take(DType::kI32, {shape.num_samples, kSampleTop});
+  arrays.top_logprobs = carver.take(DType::kF32, {shape.num_samples, kSampleTop});
+  arrays.top_bytes = carver.offset();
+  arrays.prompt_top_ids = carver.take(DType::kI32, {shape.num_prompt_rows, kSampleTop});
+  arrays.prompt_top_logprobs = carver.take(DType::kF32, {shape.num_prompt_rows, kSampleTop});
+  arrays.bytes = carver.offset();
+  return arrays;
 }
 
 std::int32_t BatchWriter::add_sequence(std::span<const std::int32_t> blocks, std::int32_t context_len) {
-  FG_CHECK(num_seqs_ < shape_.num_seqs && static_cast<std::int64_t>(blocks.size()) <= shape_.table_width, num_seqs_,
-           blocks.size(), shape_.table_width);
+  FG_CHECK(num_seqs_ < shape_.num_seqs && num_entries_ + static_cast<std::int64_t>(blocks.size()) <= shape_.num_entries, num_seqs_,
+           num_entries_, blocks.size(), shape_.num_entries);
   arrays_.query_start.as<std::int32_t>()[num_seqs_] = num_tokens_;
   arrays_.context_len.as<std::int32_t>()[num_seqs_] = context_len;
-  std::int32_t* row = arrays_.block_table.as<std::int32_t>() + num_seqs_ * shape_.table_width;
-  std::fill(std::copy(blocks.begin(), blocks.end(), row), row + shape_.table_width, 0);
+  arrays_.table_starts.as<std::int32_t>()[num_seqs_] = num_entries_;
+  std::copy(blocks.begin(), blocks.end(), arrays_.table_entries.as<std::int32_t>() + num_entries_);
+  num_entries_ += static_cast<std::int32_t>(blocks.size());
   return num_seqs_++;
 }
 
@@ -88,8 +95,7 @@ void BatchWriter::add_token(std::int32_t token_id, std::int32_t position, std::i
   FG_CHECK(num_tokens_ < shape_.num_tokens, num_tokens_);
   arrays_.token_ids.as<std::int32_t>()[num_tokens_] = token_id;
   arrays_.positions.as<std::int32_t>()[num_tokens_] = position;
-  arrays_.slots.as<std::int32_t>()[num_tokens_] = slot;
-  arrays_.query_start.as<std::int32_t>()[num_seqs_] = ++num_tokens_;  // the end of this sequence's rows
+  arrays_.slots.as<std::int32_t>()[num_tokens_++] = slot;
 }
 
 std::int32_t BatchWriter::add_logit_row() {
@@ -125,6 +131,19 @@ void BatchWriter::add_copy(std::int32_t from, std::int32_t to) {
   std::int32_t* pair = arrays_.copies.as<std::int32_t>() + 2 * num_copies_++;
   pair[0] = from;
   pair[1] = to;
+}
+
+void BatchWriter::finish() {
+  for (Tensor tensor : {arrays_.token_ids, arrays_.positions}) fill(tensor, num_tokens_, 0);
+  fill(arrays_.slots, num_tokens_, -1);
+  fill(arrays_.context_len, num_seqs_, 0);
+  fill(arrays_.table_starts, num_seqs_, num_entries_);
+  fill(arrays_.logit_rows, num_logit_rows_, -1);
+  // A padding sequence has one row when it decodes and none otherwise.
+  for (std::int64_t b = num_seqs_; b <= shape_.num_seqs; ++b)
+    arrays_.query_start.as<std::int32_t>()[b] = static_cast<std::int32_t>(std::min(num_tokens_ + b - num_seqs_, shape_.num_tokens));
+  SampleRow* samples = static_cast<SampleRow*>(arrays_.sample_rows.data);
+  std::fill(samples + num_samples_, samples + shape_.num_samples, SampleRow{});
 }
 
 }  // namespace fastgen

@@ -105,7 +105,7 @@ class EngineImpl final : public Engine {
       take_requests();
       bool progressed = false;
       try {
-        progressed = step();
+        progressed = step() || capture_while_idle();
       } catch (const std::exception& error) {
         fail(error.what());
       }
@@ -125,6 +125,7 @@ class EngineImpl final : public Engine {
     span.end();
     if (plan.has_rows()) {
       launch(next);
+      runner_->capture_missing();  // while the device has work
     } else {
       in_flight_.pop_back();
     }
@@ -134,6 +135,9 @@ class EngineImpl final : public Engine {
     while (!in_flight_.empty() && (in_flight_.size() > may_stay || runner_->backend().passed(in_flight_.front().fence))) collect();
     return progressed;
   }
+
+  // A request that comes meanwhile waits for one capture, a few milliseconds.
+  bool capture_while_idle() { return !failed_ && roster_.is_empty() && runner_->capture_next(); }
 
   void take_requests() {
     const auto is_cancelled = [this](RequestId id, std::int32_t choice) { return tickets_.is_cancelled(id, choice); };

@@ -3,115 +3,190 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/uploader.h"
+
 namespace fastgen {
 namespace {
 
 // Biases that a captured step has room for, per row; a step with more runs uncaptured.
 constexpr std::int64_t kCapturedBiasesPerRow = 4;
+// While its own size is not captured yet, a step of so few rows, or of half those of a captured one, runs as that one padded:
+// launching the ops one by one would take longer than the rows that it does not need.
+constexpr std::int64_t kFewRows = 16;
 
-// Captured decode steps: powers of two, then every eighth, so that padding stays small where it costs.
-std::vector<std::int64_t> captured_rows(std::int64_t max_batch) {
-  std::vector<std::int64_t> rows;
-  for (std::int64_t count : {1, 2, 4}) rows.push_back(count);
-  for (std::int64_t count = 8; count < max_batch; count += 8) rows.push_back(count);
-  std::erase_if(rows, [&](std::int64_t count) { return count >= max_batch; });
-  rows.push_back(max_batch);
-  return rows;
-}
+std::int64_t rounded(std::int64_t count) { return count > 16 ? count / 8 * 8 : count; }
 
-BatchShape decode_shape(std::int64_t num_rows, std::int64_t table_width) {
+BatchShape decode_shape(std::int64_t num_rows, std::int64_t max_seq_blocks) {
   return {.num_tokens = num_rows,
           .num_seqs = num_rows,
           .num_decode_seqs = num_rows,
           .num_logit_rows = num_rows,
           .num_samples = num_rows,
-          .table_width = table_width,
-          .num_biases = num_rows * kCapturedBiasesPerRow};
+          .num_biases = num_rows * kCapturedBiasesPerRow,
+          .num_entries = num_rows * max_seq_blocks};
+}
+
+BatchShape largest_shape(const RunnerLimits& limits) {
+  const std::int64_t batch = limits.max_batch, tokens = limits.max_tokens;
+  return {.num_tokens = tokens,
+          .num_seqs = batch,
+          .num_logit_rows = batch,
+          .num_samples = batch,
+          .num_prompt_rows = tokens,
+          .num_copies = batch,
+          .num_biases = std::max(limits.max_biases, batch * kCapturedBiasesPerRow),
+          .num_entries = batch * limits.max_seq_blocks};
+}
+
+StepResult view(const ResultArrays& arrays) {
+  return {arrays.ids.as<std::int32_t>(),     arrays.logprobs.as<float>(),        arrays.top_ids.as<std::int32_t>(),
+          arrays.top_logprobs.as<float>(),   arrays.prompt_logprobs.as<float>(), arrays.prompt_top_ids.as<std::int32_t>(),
+          arrays.prompt_top_logprobs.as<float>()};
 }
 
 }  // namespace
 
-Runner::Runner(std::unique_ptr<Backend> backend, std::unique_ptr<Transformer> transformer, const KvArena& arena,
-               const RunnerLimits& limits, bool use_graphs)
-    : backend_(std::move(backend)), transformer_(std::move(transformer)), arena_(arena), limits_(limits) {
-  const std::int64_t block_size = arena.layout.block_size;
-  max_blocks_ = (limits.max_model_len + block_size - 1) / block_size;
-  const std::int64_t batch = limits.max_batch, tokens = limits.max_tokens;
-  const BatchShape largest{.num_tokens = tokens, .num_seqs = batch, .num_logit_rows = batch, .num_samples = batch,
-                           .num_prompt_rows = tokens, .num_copies = batch, .table_width = max_blocks_,
-                           .num_biases = std::max(limits.max_biases, batch * kCapturedBiasesPerRow)};
-  const std::size_t area_bytes = BatchArrays::at(nullptr, largest).bytes;
+std::vector<std::int64_t> graph_rows(std::int64_t max_batch, std::int32_t num_graphs) {
+  std::vector<std::int64_t> rows;
+  if (num_graphs < 1) return rows;
+  for (std::int64_t count = 1; count < max_batch; count *= 2) rows.push_back(count);
+  rows.push_back(max_batch);
+  const auto most = static_cast<std::size_t>(num_graphs);
+  // Too many: every second one goes, the largest stays.
+  while (rows.size() > most) {
+    std::vector<std::int64_t> fewer;
+    for (std::size_t i = rows.size() - 1;; i -= 2) {
+      fewer.insert(fewer.begin(), rows[i]);
+      if (i < 2) break;
+    }
+    rows = fewer;
+  }
+  while (rows.size() < most) {
+    std::size_t widest = 1;
+    for (std::size_t i = 1; i < rows.size(); ++i)
+      if (rows[i] - rows[i - 1] > rows[widest] - rows[widest - 1]) widest = i;
+    if (rows.size() < 2 || rows[widest] - rows[widest - 1] < 2) break;
+    const std::int64_t middle = rounded((rows[widest - 1] + rows[widest]) / 2);
+    if (middle <= rows[widest - 1]) break;
+    rows.insert(rows.begin() + static_cast<std::ptrdiff_t>(widest), middle);
+  }
+  return rows;
+}
+
+Runner::Runner(std::unique_ptr<Backend> backend, std::unique_ptr<Transformer> transformer, const RunnerLimits& limits)
+    : backend_(std::move(backend)), transformer_(std::move(transformer)), limits_(limits) {
+  const BatchShape largest = largest_shape(limits);
+  const std::size_t area_bytes = BatchArrays::at(nullptr, largest).bytes, results_bytes = ResultArrays::at(nullptr, largest).bytes;
   area_ = backend_->allocate(MemoryKind::kDevice, area_bytes);
-  state_tokens_ = Tensor(backend_->allocate(MemoryKind::kDevice, static_cast<std::size_t>(batch) * 4), DType::kI32, {batch});
-  device_results_ = allocate_results(MemoryKind::kDevice);
+  results_ = backend_->allocate(MemoryKind::kDevice, results_bytes);
+  state_tokens_ = device_tensor(*backend_, DType::kI32, {limits.max_batch});
+  block_table_ = device_tensor(*backend_, DType::kI32, {limits.max_batch, limits.max_seq_blocks});
   for (Buffers& buffers : buffers_) {
     buffers.staging = backend_->allocate(MemoryKind::kPinned, area_bytes);
-    buffers.results = allocate_results(MemoryKind::kPinned);
-    buffers.result = buffers.results.view();
+    buffers.results = backend_->allocate(MemoryKind::kPinned, results_bytes);
   }
+  if (!backend_->has_graphs()) return;
+  for (std::int64_t rows : graph_rows(limits.max_batch, limits.num_graphs))
+    graphs_.push_back({decode_shape(rows, limits.max_seq_blocks)});
+}
+
+std::size_t Runner::device_bytes(const RunnerLimits& limits) {
+  const BatchShape largest = largest_shape(limits);
+  const auto tables = static_cast<std::size_t>(limits.max_batch * (limits.max_seq_blocks + 1)) * sizeof(std::int32_t);
+  return BatchArrays::at(nullptr, largest).bytes + ResultArrays::at(nullptr, largest).bytes + tables;
+}
+
+void Runner::warm_up(const KvArena& arena) {
+  arena_ = arena;
+  BatchShape shape = decode_shape(limits_.max_batch, limits_.max_seq_blocks);
+  shape.num_entries = 0;
+  BatchWriter(staging(), shape).finish();
+  backend_->host_wait(launch(shape, {}));
+}
+
+std::size_t Runner::measure_graphs(const KvArena& arena) {
+  if (graphs_.empty()) return 0;
+  arena_ = arena;
+  const std::size_t bytes_before = backend_->graph_bytes();
+  CapturedStep trial{graphs_.back().shape};  // never replayed
+  capture(trial);
+  return backend_->graph_bytes() - bytes_before;
+}
+
+void Runner::start(const KvArena& arena) {
+  arena_ = arena;
   backend_->seal();
-  if (use_graphs && backend_->has_graphs())
-    for (std::int64_t rows : captured_rows(batch)) capture(rows);
+  if (!graphs_.empty()) capture(graphs_.back());
 }
 
-Runner::Results Runner::allocate_results(MemoryKind kind) {
-  const auto make = [&](DType dtype, std::initializer_list<std::int64_t> dims) {
-    Tensor tensor(nullptr, dtype, dims);
-    tensor.data = backend_->allocate(kind, tensor.bytes());
-    return tensor;
-  };
-  const std::int64_t batch = limits_.max_batch, tokens = limits_.max_tokens;
-  return {.ids = make(DType::kI32, {batch}),
-          .logprobs = make(DType::kF32, {batch}),
-          .top_ids = make(DType::kI32, {batch, kSampleTop}),
-          .top_logprobs = make(DType::kF32, {batch, kSampleTop}),
-          .prompt_logprobs = make(DType::kF32, {tokens}),
-          .prompt_top_ids = make(DType::kI32, {tokens, kSampleTop}),
-          .prompt_top_logprobs = make(DType::kF32, {tokens, kSampleTop})};
-}
+// ---- captured steps
 
-StepResult Runner::Results::view() const {
-  return {ids.as<std::int32_t>(),          logprobs.as<float>(),           top_ids.as<std::int32_t>(),
-          top_logprobs.as<float>(),        prompt_logprobs.as<float>(),    prompt_top_ids.as<std::int32_t>(),
-          prompt_top_logprobs.as<float>()};
-}
-
-ForwardBatch Runner::device_batch(const BatchShape& shape, std::int32_t num_prompt_top) const {
-  ForwardBatch batch = BatchArrays::at(area_, shape).forward_batch(shape);
-  const std::int64_t samples = shape.num_samples, prompts = shape.num_prompt_rows;
-  batch.sample.state_tokens = state_tokens_;
-  batch.sample_ids = device_results_.ids.slice(0, samples);
-  batch.sample_logprobs = {device_results_.logprobs.slice(0, samples), device_results_.top_ids.slice(0, samples),
-                           device_results_.top_logprobs.slice(0, samples)};
-  batch.num_prompt_top = num_prompt_top;
-  batch.prompt_logprobs = {device_results_.prompt_logprobs.slice(0, prompts), device_results_.prompt_top_ids.slice(0, prompts),
-                           device_results_.prompt_top_logprobs.slice(0, prompts)};
-  return batch;
-}
-
-void Runner::capture(std::int64_t num_rows) {
-  const BatchShape shape = decode_shape(num_rows, max_blocks_);
+void Runner::capture(CapturedStep& step) {
   backend_->begin_capture();
-  transformer_->forward(device_batch(shape, 0), arena_, state_tokens_);
-  captured_.push_back({shape, backend_->end_capture()});
+  queue_step(step.shape, 0);
+  step.graph = backend_->end_capture();
 }
 
-BatchShape Runner::fit(BatchShape shape) const {
+void Runner::capture_missing() {
+  if (missing_) capture(*missing_);
+  missing_ = nullptr;
+}
+
+bool Runner::capture_next() {
+  const auto next = std::find_if(graphs_.begin(), graphs_.end(), [](const auto& step) { return !step.is_captured(); });
+  if (next == graphs_.end()) return false;
+  capture(*next);
+  return true;
+}
+
+BatchShape Runner::fit(BatchShape shape) {
+  missing_ = nullptr;
   const bool decodes_alone = shape.num_decode_seqs == shape.num_tokens && shape.num_samples == shape.num_tokens &&
                              shape.num_prompt_rows == 0 && shape.num_copies == 0;
   if (!decodes_alone) return shape;
-  for (const CapturedStep& step : captured_)
-    if (step.shape.num_tokens >= shape.num_tokens && step.shape.num_biases >= shape.num_biases) return step.shape;
+  for (CapturedStep& step : graphs_) {
+    if (step.shape.num_tokens < shape.num_tokens || step.shape.num_biases < shape.num_biases) continue;
+    if (!step.is_captured()) {
+      if (!missing_) missing_ = &step;
+      continue;
+    }
+    const bool wastes_little = !missing_ || step.shape.num_tokens <= std::max(kFewRows, 2 * shape.num_tokens);
+    if (!wastes_little) return shape;
+    const std::int64_t num_entries = shape.num_entries;
+    shape = step.shape;
+    shape.num_entries = num_entries;
+    return shape;
+  }
   return shape;
 }
 
 const Runner::CapturedStep* Runner::find_captured(const BatchShape& shape) const {
-  const auto found = std::find_if(captured_.begin(), captured_.end(), [&](const auto& step) { return step.shape == shape; });
-  return found == captured_.end() ? nullptr : &*found;
+  for (const CapturedStep& step : graphs_) {
+    BatchShape captured = step.shape;
+    captured.num_entries = shape.num_entries;
+    if (step.is_captured() && captured == shape) return &step;
+  }
+  return nullptr;
+}
+
+// ---- a step
+
+void Runner::queue_step(const BatchShape& shape, std::int32_t num_prompt_top) {
+  const BatchArrays arrays = BatchArrays::at(area_, shape);
+  const ResultArrays results = ResultArrays::at(results_, shape);
+  const Tensor table = block_table_.slice(0, shape.num_seqs);
+  backend_->fill_table(Stream::kCompute, arrays.table_entries, arrays.table_starts, table);
+  ForwardBatch batch = arrays.forward_batch(shape, table);
+  batch.sample.state_tokens = state_tokens_;
+  batch.sample_ids = results.ids;
+  batch.sample_logprobs = {results.logprobs, results.top_ids, results.top_logprobs};
+  batch.num_prompt_top = num_prompt_top;
+  batch.prompt_logprobs = {results.prompt_logprobs, results.prompt_top_ids, results.prompt_top_logprobs};
+  transformer_->forward(batch, arena_, state_tokens_);
 }
 
 FenceId Runner::launch(const BatchShape& shape, const Wanted& wanted) {
-  const Buffers& buffers = buffers_[next_];
+  Buffers& buffers = buffers_[next_];
   next_ = 1 - next_;
   const BatchArrays arrays = BatchArrays::at(area_, shape);
   backend_->upload(Stream::kCompute, area_, buffers.staging, arrays.bytes);
@@ -120,28 +195,13 @@ FenceId Runner::launch(const BatchShape& shape, const Wanted& wanted) {
     backend_->replay(captured->graph);
     ++num_graph_steps_;
   } else {
-    transformer_->forward(device_batch(shape, wanted.num_prompt_top), arena_, state_tokens_);
+    queue_step(shape, wanted.num_prompt_top);
   }
-  download(buffers, shape, wanted);
+  const ResultArrays results = ResultArrays::at(buffers.results, shape);
+  const std::size_t bytes = wanted.num_prompt_top > 0 ? results.bytes : wanted.top ? results.top_bytes : results.plain_bytes;
+  if (bytes > 0) backend_->download(Stream::kCompute, buffers.results, results_, bytes);
+  buffers.result = view(results);
   return backend_->record(Stream::kCompute);
-}
-
-void Runner::download(const Buffers& to, const BatchShape& shape, const Wanted& wanted) {
-  const auto copy = [&](const Tensor& pinned, const Tensor& device, std::int64_t rows) {
-    if (rows > 0) backend_->download(Stream::kCompute, pinned.data, device.data, device.slice(0, rows).bytes());
-  };
-  const Results &host = to.results, &device = device_results_;
-  copy(host.ids, device.ids, shape.num_samples);
-  copy(host.logprobs, device.logprobs, shape.num_samples);
-  copy(host.prompt_logprobs, device.prompt_logprobs, shape.num_prompt_rows);
-  if (wanted.top) {
-    copy(host.top_ids, device.top_ids, shape.num_samples);
-    copy(host.top_logprobs, device.top_logprobs, shape.num_samples);
-  }
-  if (wanted.num_prompt_top > 0) {
-    copy(host.prompt_top_ids, device.prompt_top_ids, shape.num_prompt_rows);
-    copy(host.prompt_top_logprobs, device.prompt_top_logprobs, shape.num_prompt_rows);
-  }
 }
 
 }  // namespace fastgen

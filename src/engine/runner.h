@@ -2,12 +2,14 @@
 //
 // Two steps may be in flight, so what host and device share per step exists twice (pinned staging and results); device
 // arrays exist once, since the compute stream orders uploads, steps and downloads. Engine thread only.
+//
+// A step of decode rows alone is the replay of a graph for the next of a few batch sizes (graph_rows). The largest is captured at
+// start; the engine has the others captured one at a time, between steps or while it is idle.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -16,13 +18,18 @@
 
 namespace fastgen {
 
-// The largest step, and what the arena holds.
+// The largest step.
 struct RunnerLimits {
-  std::int32_t max_batch = 0;    // state slots, and samples of a step
-  std::int64_t max_tokens = 0;   // of a step
-  std::int32_t max_model_len = 0;
-  std::int64_t max_biases = 0;   // of a step
+  std::int32_t max_batch = 0;       // state slots, and samples of a step
+  std::int64_t max_tokens = 0;      // of a step
+  std::int64_t max_seq_blocks = 0;  // M: blocks of the longest sequence
+  std::int64_t max_biases = 0;      // of a step
+  std::int32_t num_graphs = 0;      // batch sizes to capture; 0: none
 };
+
+// The batch sizes to capture, ascending: powers of two and the largest, then whatever halves the widest gap, so that
+// padding stays small. At most `num_graphs`, 1 .. max_batch.
+std::vector<std::int64_t> graph_rows(std::int64_t max_batch, std::int32_t num_graphs);
 
 // What a launched step left for the host: pinned memory, valid until the second launch after it.
 struct StepResult {
@@ -37,15 +44,25 @@ struct StepResult {
 
 class Runner {
  public:
-  Runner(std::unique_ptr<Backend> backend, std::unique_ptr<Transformer> transformer, const KvArena& arena,
-         const RunnerLimits& limits, bool use_graphs);
+  // Allocates all but the arena. Then measure_graphs, if the arena's size depends on it, and start.
+  Runner(std::unique_ptr<Backend> backend, std::unique_ptr<Transformer> transformer, const RunnerLimits& limits);
+  // What the constructor takes of the device's memory.
+  static std::size_t device_bytes(const RunnerLimits& limits);
+
+  // Runs the largest decode step with nothing but padding in it, and waits: so that what is loaded or planned at first use is there
+  // before memory is measured, anything is captured or a request comes. `arena` as for measure_graphs.
+  void warm_up(const KvArena& arena);
+  // What one captured step takes of the device's memory. `arena` stands for the one to come: nothing is read or written.
+  std::size_t measure_graphs(const KvArena& arena);
+  // Seals the backend and captures the largest decode step.
+  void start(const KvArena& arena);
 
   Backend& backend() { return *backend_; }
   void report_progress(std::atomic<std::uint64_t>* progress_us) { transformer_->report_progress(progress_us); }
   const KvArena& arena() const { return arena_; }
 
   // Rounds a step of decode rows alone up to a captured one, where it can be; `shape` then counts padding too.
-  BatchShape fit(BatchShape shape) const;
+  BatchShape fit(BatchShape shape);
   // Where the arrays of the next launch are written: BatchWriter(staging(), fit(shape)).
   void* staging() const { return buffers_[next_].staging; }
 
@@ -53,44 +70,45 @@ class Runner {
     bool top = false;                // some sample wants alternatives
     std::int32_t num_prompt_top = 0;
   };
-  // Queues the step written in staging: upload, copies, forward, downloads. No waiting. The fence passes when its result is there.
+  // Queues the step written in staging: upload, copies, forward, download. No waiting. The fence passes when its result is there.
   FenceId launch(const BatchShape& shape, const Wanted& wanted);
   // Of the step launched last.
   StepResult result() const { return buffers_[1 - next_].result; }
+
+  // Captures the batch size that the last fit() had to do without; does nothing if it had what it wanted.
+  void capture_missing();
+  // Captures one that is still missing; false if none is.
+  bool capture_next();
   std::uint64_t num_graph_steps() const { return num_graph_steps_; }
 
  private:
-  struct Results {
-    Tensor ids, logprobs, top_ids, top_logprobs, prompt_logprobs, prompt_top_ids, prompt_top_logprobs;
-    StepResult view() const;
-  };
   struct Buffers {
     void* staging = nullptr;
-    Results results;
+    void* results = nullptr;
     StepResult result;
   };
   struct CapturedStep {
     BatchShape shape;
-    GraphId graph = 0;
+    GraphId graph = -1;  // < 0: not captured yet
+    bool is_captured() const { return graph >= 0; }
   };
 
-  Results allocate_results(MemoryKind kind);
-  ForwardBatch device_batch(const BatchShape& shape, std::int32_t num_prompt_top) const;
-  void capture(std::int64_t num_rows);
+  void queue_step(const BatchShape& shape, std::int32_t num_prompt_top);
+  void capture(CapturedStep& step);
   const CapturedStep* find_captured(const BatchShape& shape) const;
-  void download(const Buffers& to, const BatchShape& shape, const Wanted& wanted);
 
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Transformer> transformer_;
   KvArena arena_;
   RunnerLimits limits_;
-  std::int64_t max_blocks_ = 0;  // M at most
-  void* area_ = nullptr;         // device; see batch.h
-  Tensor state_tokens_;          // [max_batch] i32
-  Results device_results_;
+  void* area_ = nullptr;     // device; see batch.h
+  void* results_ = nullptr;  // device
+  Tensor block_table_;       // [max_batch, M] i32
+  Tensor state_tokens_;      // [max_batch] i32
   Buffers buffers_[2];
   int next_ = 0;
-  std::vector<CapturedStep> captured_;  // by rows, ascending
+  std::vector<CapturedStep> graphs_;  // by rows, ascending
+  CapturedStep* missing_ = nullptr;   // of graphs_: what the last fit() had to do without
   std::uint64_t num_graph_steps_ = 0;
 };
 

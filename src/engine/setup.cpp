@@ -10,11 +10,14 @@
 
 #include "backend/echo/echo_backend.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/model_folder.h"
+#include "engine/memory_sum.h"
 #include "engine/step.h"
 #include "fastgen/error.h"
 #include "model/config.h"
 #include "model/loader.h"
+#include "model/uploader.h"
 
 namespace fastgen {
 namespace {
@@ -24,6 +27,13 @@ namespace {
 constexpr std::int32_t kPrefillBusyGpu = 1024, kPrefillIdleGpu = 8192;
 constexpr std::int32_t kPrefillBusyCpu = 256, kPrefillIdleCpu = 2048;
 constexpr std::int32_t kDefaultMaxBatch = 256;
+
+// What is kept free on a GPU when the KV arena is sized: for what libraries allocate later (code of kernels that is loaded at their
+// first use, plans), and what the captured steps take at least, each; more if the first one shows that it is more.
+constexpr std::int64_t kGpuReserveBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kGraphBytesMin = std::int64_t{8} << 20;
+
+bool is_gpu(std::string_view backend) { return backend == "cuda"; }
 
 void check_range(const char* flag, std::int64_t value, std::int64_t low, std::int64_t high) {
   if (value < low || value > high) throw Error(fmt::format("{} must be between {} and {}, not {}", flag, low, high, value));
@@ -39,9 +49,14 @@ void check_config(const EngineConfig& config) {
   check_range("num_event_rings", config.num_event_rings, 1, 1024);
   check_range("event_ring_size", config.event_ring_size, 4, 1 << 24);
   if (!(config.kv_gb >= 0)) throw Error("--kv-gb must not be negative");
+  check_range("--graphs", config.num_graphs, 0, 256);
   if (!(config.gpu_gb >= 0)) throw Error("--gpu-gb must not be negative");
-  if (config.gpu_gb > 0 && config.backend != "cuda")
-    throw Error(fmt::format("--gpu-gb needs a GPU: the backend is {} (--kv-gb sizes its KV cache)", config.backend));
+  if (!(config.gpu_fraction >= 0 && config.gpu_fraction <= 1))
+    throw Error(fmt::format("--gpu-fraction must be between 0 and 1, not {}", config.gpu_fraction));
+  for (const auto& [flag, value] : {std::pair{"--gpu-gb", config.gpu_gb}, std::pair{"--gpu-fraction", config.gpu_fraction}})
+    if (value > 0 && !is_gpu(config.backend))
+      throw Error(fmt::format("{} needs a GPU: the backend is {} (--kv-gb sizes its KV cache)", flag, config.backend));
+  if (config.gpu_gb > 0 && config.gpu_fraction > 0) throw Error("--gpu-gb and --gpu-fraction: give one of the two");
 }
 
 // The echo backend, alone or under a wrapper.
@@ -69,20 +84,16 @@ class Setup {
     const std::uint64_t start_us = now_us();
     check_config(config_);
     read_config();
-    if (!backend_) backend_ = make_backend(config_.backend, {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb});
+    if (!backend_) backend_ = make_backend(config_.backend, backend_options());
     dtype_ = resolve_dtype(config_.dtype, model_);
     size_steps();
+    check_memory();
     auto transformer = std::make_unique<Transformer>(*backend_, model_, load(), model_len_, op_limits());
-    const KvArena arena = make_arena();
+    runner_ = std::make_unique<Runner>(std::move(backend_), std::move(transformer), runner_limits());
+    runner_->start(make_arena());
     fill_info();
-    EngineSetup setup;
-    setup.limits = limits_;
-    const RunnerLimits runner_limits{limits_.max_batch, max_tokens_, info_.max_model_len,
-                                     limits_.max_batch * max_biases_per_row(model_.eos_ids.size())};
-    setup.runner = std::make_unique<Runner>(std::move(backend_), std::move(transformer), arena, runner_limits, config_.use_graphs);
     info_.load_seconds = static_cast<double>(now_us() - start_us) * 1e-6;
-    setup.info = info_;
-    return setup;
+    return {info_, limits_, std::move(runner_)};
   }
 
  private:
@@ -109,12 +120,43 @@ class Setup {
   }
 
   void size_steps() {
-    const bool is_gpu = config_.backend == "cuda";
+    const bool has_gpu = is_gpu(config_.backend);
     limits_.max_batch = config_.max_batch > 0 ? config_.max_batch : kDefaultMaxBatch;
-    limits_.prefill_busy = config_.max_prefill > 0 ? config_.max_prefill : is_gpu ? kPrefillBusyGpu : kPrefillBusyCpu;
-    limits_.prefill_idle = config_.max_prefill > 0 ? config_.max_prefill : is_gpu ? kPrefillIdleGpu : kPrefillIdleCpu;
+    limits_.prefill_busy = config_.max_prefill > 0 ? config_.max_prefill : has_gpu ? kPrefillBusyGpu : kPrefillBusyCpu;
+    limits_.prefill_idle = config_.max_prefill > 0 ? config_.max_prefill : has_gpu ? kPrefillIdleGpu : kPrefillIdleCpu;
     limits_.block_size = config_.block_size;
     max_tokens_ = std::max(limits_.prefill_busy, limits_.prefill_idle) + limits_.max_batch;
+  }
+
+  BackendOptions backend_options() const {
+    return {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb, .gpu_fraction = config_.gpu_fraction};
+  }
+
+  std::int64_t weight_bytes() const {
+    return backend_->uses_weights() ? info_.num_parameters * static_cast<std::int64_t>(dtype_bytes(dtype_)) : 0;
+  }
+
+  // Everything but the KV arena beyond its first block, which takes what is left.
+  void check_memory() const {
+    const auto bytes = [](std::size_t count) { return static_cast<std::int64_t>(count); };
+    const std::int64_t free_bytes = bytes(backend_->free_bytes());
+    const bool has_gpu = is_gpu(config_.backend);
+    if (free_bytes == 0 && !has_gpu) return;  // the system does not tell
+    MemorySum sum;
+    sum.add(fmt::format("weights ({:.1f}M x {})", static_cast<double>(info_.num_parameters) / 1e6, dtype_name(dtype_)), weight_bytes());
+    sum.add("workspaces", bytes(backend_->workspace_bytes(op_limits())));
+    sum.add("activations", bytes(Transformer::activation_bytes(*backend_, model_, dtype_, model_len_, op_limits())));
+    sum.add("step buffers", bytes(Runner::device_bytes(runner_limits())));
+    if (has_gpu) sum.add("graphs and libraries", gpu_reserve_bytes(0));
+    const auto kv_bytes = static_cast<std::int64_t>(config_.kv_gb * 1e9);
+    sum.add("KV cache at least", std::max(kv_bytes, block_bytes(kv_layout(), backend_->activation_types(dtype_).kv)));
+    sum.check_fits(free_bytes, has_gpu ? "--gpu-gb, --gpu-fraction: not enough GPU memory" : "not enough memory");
+  }
+
+  std::int64_t gpu_reserve_bytes(std::int64_t graph_bytes) const {
+    if (!is_gpu(config_.backend)) return 0;
+    // One more for the trial that measured it.
+    return kGpuReserveBytes + (config_.num_graphs > 0 ? config_.num_graphs + 1 : 0) * std::max(graph_bytes, kGraphBytesMin);
   }
 
   ModelWeights load() {
@@ -122,18 +164,16 @@ class Setup {
     if (config_.on_load)
       options.on_progress = [&](const LoadProgress& progress) { config_.on_load(progress.done_bytes, progress.total_bytes); };
     ModelWeights weights = load_weights(*backend_, folder_, model_, options);
-    if (backend_->uses_weights())
-      info_.weight_bytes = info_.num_parameters * static_cast<std::int64_t>(dtype_bytes(dtype_));
+    info_.weight_bytes = weight_bytes();
     return weights;
   }
 
   OpLimits op_limits() const {
-    const std::int64_t max_blocks = (model_len_ + limits_.block_size - 1) / limits_.block_size;
     return {.max_tokens = max_tokens_,
             .max_seqs = limits_.max_batch,
             .max_logit_rows = limits_.max_batch,
             .max_sample_rows = limits_.max_batch,
-            .max_blocks_per_seq = max_blocks,
+            .max_blocks_per_seq = max_seq_blocks(),
             .model_dim = model_.model_dim,
             .num_heads = model_.num_heads,
             .num_kv_heads = model_.num_kv_heads,
@@ -142,38 +182,76 @@ class Setup {
             .vocab = model_.vocab};
   }
 
+  std::int64_t max_seq_blocks() const { return (model_len_ + limits_.block_size - 1) / limits_.block_size; }
+  RunnerLimits runner_limits() const {
+    return {.max_batch = limits_.max_batch,
+            .max_tokens = max_tokens_,
+            .max_seq_blocks = max_seq_blocks(),
+            .max_biases = limits_.max_batch * max_biases_per_row(model_.eos_ids.size()),
+            .num_graphs = config_.num_graphs};
+  }
+
+  KvLayout kv_layout() const { return {model_.num_layers, model_.num_kv_heads, limits_.block_size, model_.head_dim}; }
+  // Of one block: K, V and token ids.
+  static std::int64_t block_bytes(const KvLayout& layout, DType dtype) {
+    return layout.block_elements() * static_cast<std::int64_t>(dtype_bytes(dtype)) + layout.block_size * std::int64_t{sizeof(std::int32_t)};
+  }
+
+  // As many blocks as may be had, beside so many bytes that something else will want.
+  std::int64_t num_blocks(std::int64_t reserved_bytes) const {
+    const std::int64_t one = block_bytes(kv_layout(), kv_dtype());
+    const auto free_bytes = static_cast<double>(runner_->backend().free_bytes());
+    const double bytes = config_.kv_gb > 0        ? config_.kv_gb * 1e9
+                         : is_gpu(config_.backend) ? free_bytes - static_cast<double>(reserved_bytes)
+                                                   : free_bytes / 4;
+    // More than every sequence at full length can never be used.
+    const std::int64_t useful = (limits_.max_batch + 1) * max_seq_blocks();
+    const std::int64_t affordable = static_cast<std::int64_t>(bytes / static_cast<double>(one) + 1e-6);
+    const std::int64_t addressable = std::numeric_limits<std::int32_t>::max() / limits_.block_size;  // a slot is 32 bits
+    const std::int64_t count = std::min({useful, affordable, addressable});
+    if (count < 1 || count * limits_.block_size < 2)
+      throw Error(fmt::format("--kv-gb: {:.6f} GB hold no block of {} tokens ({} bytes)", bytes * 1e-9, limits_.block_size, one));
+    return count;
+  }
+
+  DType kv_dtype() const { return runner_->backend().activation_types(dtype_).kv; }
+
   KvArena make_arena() {
     KvArena arena;
-    arena.dtype = backend_->activation_types(dtype_).kv;
-    arena.layout = {model_.num_layers, model_.num_kv_heads, limits_.block_size, model_.head_dim};
-    const std::int64_t data_bytes = arena.layout.block_elements() * static_cast<std::int64_t>(dtype_bytes(arena.dtype));
-    const std::int64_t block_bytes = data_bytes + limits_.block_size * std::int64_t{sizeof(std::int32_t)};
-    const double bytes = config_.kv_gb > 0 ? config_.kv_gb * 1e9
-                         : config_.backend == "cuda" ? static_cast<double>(backend_->free_bytes())
-                                                     : static_cast<double>(backend_->free_bytes()) / 4;
-    // More than every sequence at full length can never be used.
-    const std::int64_t per_sequence = (model_len_ + limits_.block_size - 1) / limits_.block_size;
-    const std::int64_t useful = (limits_.max_batch + 1) * per_sequence;
-    const std::int64_t affordable = static_cast<std::int64_t>(bytes / static_cast<double>(block_bytes) + 1e-6);
-    const std::int64_t addressable = std::numeric_limits<std::int32_t>::max() / limits_.block_size;  // a slot is 32 bits
-    arena.num_blocks = std::min({useful, affordable, addressable});
-    if (arena.num_blocks < 1 || arena.num_blocks * limits_.block_size < 2)
-      throw Error(fmt::format("--kv-gb: {:.6f} GB hold no block of {} tokens ({} bytes)", bytes * 1e-9, limits_.block_size, block_bytes));
-    arena.data = backend_->allocate(MemoryKind::kDevice, static_cast<std::size_t>(arena.num_blocks * data_bytes));
+    arena.dtype = kv_dtype();
+    arena.layout = kv_layout();
+    arena.num_blocks = num_blocks(gpu_reserve_bytes(0));
+    size_arena_beside_graphs(arena);
+    Backend& backend = runner_->backend();
     const std::int64_t num_slots = arena.num_blocks * limits_.block_size;
-    arena.token_ids = Tensor(backend_->allocate(MemoryKind::kDevice, static_cast<std::size_t>(num_slots) * sizeof(std::int32_t)),
-                             DType::kI32, {num_slots});
+    const std::int64_t elements = arena.num_blocks * arena.layout.block_elements();
+    arena.data = backend.allocate(MemoryKind::kDevice, static_cast<std::size_t>(elements) * dtype_bytes(arena.dtype));
+    arena.token_ids = device_tensor(backend, DType::kI32, {num_slots});
     limits_.num_blocks = static_cast<std::int32_t>(arena.num_blocks);
     info_.kv_tokens = num_slots;
-    info_.kv_bytes = arena.num_blocks * block_bytes;
+    info_.kv_bytes = arena.num_blocks * block_bytes(arena.layout, arena.dtype);
     return arena;
+  }
+
+  // A captured step has the arena's address and size in it, so the one that is measured is captured over a stand-in of the size
+  // that the arena will have, if graphs take no more than was kept for them.
+  void size_arena_beside_graphs(KvArena& arena) {
+    KvArena stand_in = arena;
+    const Tensor place = device_tensor(runner_->backend(), DType::kI32, {1024});
+    stand_in.data = place.data;
+    stand_in.token_ids = Tensor(place.data, DType::kI32, {arena.num_blocks * limits_.block_size});
+    if (is_gpu(config_.backend)) runner_->warm_up(stand_in);
+    const auto graph_bytes = static_cast<std::int64_t>(runner_->measure_graphs(stand_in));
+    if (is_gpu(config_.backend)) log_debug("a captured step takes {:.1f} MB", static_cast<double>(graph_bytes) * 1e-6);
+    // Again, since the first steps may have taken more than was kept for them; the trial's own bytes are gone already.
+    arena.num_blocks = std::min(arena.num_blocks, num_blocks(gpu_reserve_bytes(graph_bytes) - kGpuReserveBytes / 2 - graph_bytes));
   }
 
   void fill_info() {
     info_.model_folder = folder_.string();
     info_.architecture = model_.architecture;
-    info_.backend = backend_->name();
-    info_.device = backend_->device();
+    info_.backend = runner_->backend().name();
+    info_.device = runner_->backend().device();
     info_.dtype = dtype_name(dtype_);
     info_.vocab = model_.vocab;
     info_.max_model_len = static_cast<std::int32_t>(std::min<std::int64_t>(model_len_, info_.kv_tokens));
@@ -199,7 +277,8 @@ class Setup {
   std::int64_t max_tokens_ = 0;
   SchedulerLimits limits_;
   EngineInfo info_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> backend_;  // until the runner has it
+  std::unique_ptr<Runner> runner_;
 };
 
 }  // namespace

@@ -35,7 +35,7 @@ BatchShape shape_of(const Step& step, const KvCache& kv) {
     if (row.count == 0) continue;
     ++shape.num_seqs;
     shape.num_logit_rows += row.draws;
-    shape.table_width = std::max<std::int64_t>(shape.table_width, static_cast<std::int64_t>(kv.blocks(row.sequence->table).size()));
+    shape.num_entries += static_cast<std::int64_t>(kv.blocks(row.sequence->table).size());
   }
   return shape;
 }
@@ -103,7 +103,7 @@ class Packer {
 
 }  // namespace
 
-BatchShape pack_step(Step& step, const KvCache& kv, const Runner& runner) {
+BatchShape pack_step(Step& step, const KvCache& kv, Runner& runner) {
   const BatchShape shape = runner.fit(shape_of(step, kv));
   BatchWriter writer(runner.staging(), shape);
   for (const BlockCopy& copy : step.copies) writer.add_copy(copy.from, copy.to);
@@ -114,6 +114,7 @@ BatchShape pack_step(Step& step, const KvCache& kv, const Runner& runner) {
     if (row.draws && params.num_logprobs > 0) step.wanted.top = true;
     if (row.num_targets > 0) step.wanted.num_prompt_top = std::max(step.wanted.num_prompt_top, params.num_prompt_logprobs);
   }
+  writer.finish();
   return shape;
 }
 

@@ -38,7 +38,7 @@ struct Step {
 };
 
 // Writes the step's arrays into the runner's staging. Returns the shape to launch.
-BatchShape pack_step(Step& step, const KvCache& kv, const Runner& runner);
+BatchShape pack_step(Step& step, const KvCache& kv, Runner& runner);
 
 // Into the flight recorder, at its collect.
 void record_step(const Step& step, std::uint64_t step_number);

@@ -38,6 +38,16 @@ Transformer::Transformer(Backend& backend, const ModelConfig& config, ModelWeigh
   logits_in_ = device_tensor(backend, types.product, {limits.max_logit_rows, e});
 }
 
+std::size_t Transformer::activation_bytes(const Backend& backend, const ModelConfig& config, DType dtype, std::int32_t max_model_len,
+                                          const OpLimits& limits) {
+  const ActivationTypes types = backend.activation_types(dtype);
+  const std::int64_t t = limits.max_tokens, e = config.model_dim, h = config.num_heads, d = config.head_dim;
+  const std::int64_t product = t * (e + 2 * h * d + config.ffn_dim) + limits.max_logit_rows * e;
+  const std::int64_t rope = backend.uses_weights() ? std::int64_t{max_model_len} * d : 0;
+  return static_cast<std::size_t>(product) * dtype_bytes(types.product) + static_cast<std::size_t>(t * e) * dtype_bytes(types.residual) +
+         static_cast<std::size_t>(rope) * sizeof(float);
+}
+
 void Transformer::forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens) {
   const std::int64_t num_tokens = batch.token_ids.rows();
   const Tensor residual = residual_.slice(0, num_tokens), normed = normed_.slice(0, num_tokens);

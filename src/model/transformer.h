@@ -52,6 +52,10 @@ class Transformer {
   Transformer(Backend& backend, const ModelConfig& config, ModelWeights weights, std::int32_t max_model_len,
               const OpLimits& limits);
 
+  // What the constructor allocates beside what the backend reserves.
+  static std::size_t activation_bytes(const Backend& backend, const ModelConfig& config, DType dtype, std::int32_t max_model_len,
+                                      const OpLimits& limits);
+
   // Queues one step on the compute stream: no allocation, no waiting. Prompt rows go through the head max_logit_rows at a time.
   void forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens);
 

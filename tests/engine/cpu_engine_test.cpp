@@ -58,7 +58,7 @@ void compare_ways(EngineConfig config, std::size_t count, double tolerance) {
     batched.reset();
     EngineConfig alone = config, small = config, late = config;
     alone.max_batch = 1;
-    alone.use_graphs = false;
+    alone.num_graphs = 0;
     small.max_prefill = 5;
     small.kv_gb = 9 * block_gb;
     late.backend = "late";

@@ -97,7 +97,7 @@ TEST_CASE("engine: the same tokens whatever the batch, chunks, pool, ring, graph
   };
   const std::vector<Variant> variants = {
       {"plain", [](EngineConfig&) {}},
-      {"no graphs", [](EngineConfig& config) { config.use_graphs = false; }},
+      {"no graphs", [](EngineConfig& config) { config.num_graphs = 0; }},
       {"alone", [](EngineConfig& config) { config.max_batch = 1; }},
       {"one chunk", [](EngineConfig& config) { config.max_prefill = 512; }},
       {"chunks of 3", [](EngineConfig& config) { config.max_prefill = 3; }},
@@ -344,6 +344,9 @@ TEST_CASE("engine: what is wrong with a configuration is named") {
   };
   const auto names = [](const std::string& message, const char* what) { return message.find(what) != std::string::npos; };
   CHECK(names(fault([](auto& config) { config.gpu_gb = 1; }), "--gpu-gb"));
+  CHECK(names(fault([](auto& config) { config.gpu_fraction = 0.5; }), "--gpu-fraction"));
+  CHECK(names(fault([](auto& config) { config.gpu_fraction = 1.5; }), "--gpu-fraction"));
+  CHECK(names(fault([](auto& config) { config.num_graphs = -1; }), "--graphs"));
   CHECK(names(fault([](auto& config) { config.kv_gb = 1e-9; }), "--kv-gb"));
   CHECK(names(fault([](auto& config) { config.block_size = 0; }), "--block-size"));
   CHECK(names(fault([](auto& config) { config.max_model_len = 100'000; }), "--max-model-len"));
