@@ -39,6 +39,32 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// Eight neighbours, as float32: one access of bfloat16, two of float32. Addresses are multiples of 16 bytes.
+struct Eight {
+  float v[8];
+};
+__device__ inline Eight load_eight(const float* address) {
+  const Pack<float> low = load_pack(address), high = load_pack(address + 4);
+  return {{low.v[0], low.v[1], low.v[2], low.v[3], high.v[0], high.v[1], high.v[2], high.v[3]}};
+}
+__device__ inline Eight load_eight(const __nv_bfloat16* address) {
+  const Pack<__nv_bfloat16> pack = load_pack(address);
+  Eight x;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x.v[i] = __bfloat162float(pack.v[i]);
+  return x;
+}
+__device__ inline void store_eight(float* address, const Eight& x) {
+  store_pack(address, Pack<float>{{x.v[0], x.v[1], x.v[2], x.v[3]}});
+  store_pack(address + 4, Pack<float>{{x.v[4], x.v[5], x.v[6], x.v[7]}});
+}
+__device__ inline void store_eight(__nv_bfloat16* address, const Eight& x) {
+  Pack<__nv_bfloat16> pack;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) pack.v[i] = __float2bfloat16_rn(x.v[i]);
+  store_pack(address, pack);
+}
+
 __device__ inline float warp_sum(float x) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
   return x;
