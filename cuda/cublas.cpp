@@ -32,8 +32,10 @@ CublasLt load() {
   library.find(lt.create, "cublasLtCreate");
   library.find(lt.destroy, "cublasLtDestroy");
   library.find(lt.status_string, "cublasLtGetStatusString");
+  library.find(lt.version, "cublasLtGetVersion");
   library.find(lt.matmul, "cublasLtMatmul");
   library.find(lt.find_algorithms, "cublasLtMatmulAlgoGetHeuristic");
+  library.find(lt.check_algorithm, "cublasLtMatmulAlgoCheck");
   library.find(lt.desc_create, "cublasLtMatmulDescCreate");
   library.find(lt.desc_destroy, "cublasLtMatmulDescDestroy");
   library.find(lt.desc_set, "cublasLtMatmulDescSetAttribute");
@@ -42,6 +44,7 @@ CublasLt load() {
   library.find(lt.preference_set, "cublasLtMatmulPreferenceSetAttribute");
   library.find(lt.layout_create, "cublasLtMatrixLayoutCreate");
   library.find(lt.layout_destroy, "cublasLtMatrixLayoutDestroy");
+  library.find(lt.layout_set, "cublasLtMatrixLayoutSetAttribute");
   return lt;
 }
 

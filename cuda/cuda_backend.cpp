@@ -9,6 +9,7 @@
 #include "check.h"
 #include "row_kernels.h"
 #include "sample_kernels.h"
+#include "skinny_kernel.h"
 #include "weight_kernels.h"
 
 namespace fastgen {
@@ -22,6 +23,13 @@ const std::int32_t* ints(const Tensor& tensor) { return tensor ? tensor.as<std::
 const float* floats(const Tensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
 std::int32_t count(std::int64_t n) { return static_cast<std::int32_t>(n); }
 bool is_bf16(DType dtype) { return dtype == DType::kBF16; }
+bool fits_skinny(const Tensor& x, const Weight& weight) {
+  FG_CHECK(x.dtype == weight.dtype && x.row_elements() == weight.in_dim, x.row_elements(), weight.in_dim);
+  return is_skinny(x.dtype, x.rows(), weight.in_dim);
+}
+device::SkinnyProduct skinny(const Tensor& x, const Weight& weight) {
+  return {weight.handle, x.data, count(x.rows()), count(weight.out_dim), count(weight.in_dim)};
+}
 // A kernel that could not be launched; what goes wrong while it runs shows at a later call.
 void check_launch(const char* op) { cuda_check(cudaGetLastError(), op); }
 
@@ -90,10 +98,15 @@ void CudaBackend::reserve(const OpLimits& limits) {
   qkv_ = allocate(MemoryKind::kDevice,
                   bytes(limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim));
   gate_up_ = allocate(MemoryKind::kDevice, bytes(limits.max_tokens * 2 * limits.ffn_dim));
-  attend_ = allocate(MemoryKind::kDevice, device::attend_workspace_bytes(limits.head_dim));
   logits_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes(max_logit_rows_ * limits.vocab)));
   sampling_ =
       static_cast<float*>(allocate(MemoryKind::kDevice, bytes(limits.max_sample_rows * limits.vocab)));
+  // Before anything is captured, and before the arena takes what is left: the library loads its kernels into GPU memory.
+  const Products::Scratch scratch[] = {
+      {qkv_, bytes(limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim)},
+      {gate_up_, bytes(limits.max_tokens * 2 * limits.ffn_dim)},
+      {logits_, bytes(max_logit_rows_ * limits.vocab)}};
+  products_->tune(scratch, {limits.max_tokens, max_logit_rows_});
 }
 
 // As reserve allocates it.
@@ -101,7 +114,7 @@ std::size_t CudaBackend::workspace_bytes(const OpLimits& limits) const {
   const std::int64_t qkv = limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim;
   const std::int64_t gate_up = limits.max_tokens * 2 * limits.ffn_dim;
   const std::int64_t logits = (std::max(limits.max_logit_rows, kLogitRowsMin) + limits.max_sample_rows) * limits.vocab;
-  return static_cast<std::size_t>(qkv + gate_up + logits) * sizeof(float) + device::attend_workspace_bytes(limits.head_dim);
+  return static_cast<std::size_t>(qkv + gate_up + logits) * sizeof(float);
 }
 
 Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
@@ -119,6 +132,7 @@ Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<cons
     loader_->copy(part, dtype, data, at(Stream::kCompute));
     data += static_cast<std::size_t>(part.elements()) * dtype_bytes(dtype);
   }
+  learn(weight);
   return weight;
 }
 
@@ -135,7 +149,15 @@ Weight CudaBackend::prepare_random_weights(WeightKind kind, DType dtype, std::sp
     check_launch("prepare_random_weights");
     data += static_cast<std::size_t>(part.rows * in_dim) * dtype_bytes(dtype);
   }
+  learn(weight);
   return weight;
+}
+
+// The products that the forward pass makes of each kind of weight.
+void CudaBackend::learn(const Weight& weight) {
+  const bool is_linear = weight.kind == WeightKind::kLinear, is_head = weight.kind == WeightKind::kHead;
+  const DType out_dtype = is_linear || is_head ? DType::kF32 : weight.dtype;
+  products_->learn({weight.dtype, out_dtype, weight.out_dim, weight.in_dim, is_linear}, weight.handle, is_head);
 }
 
 // ---- order
@@ -233,7 +255,6 @@ void CudaBackend::add_rms_norm(Stream stream, Tensor residual, Tensor delta, Ten
 }
 
 void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
-  product(stream, args.x, args.weight, qkv_, args.x.dtype, false);
   device::RopeLaunch a{};
   a.qkv = qkv_;
   a.bias = floats(args.bias);
@@ -250,12 +271,16 @@ void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
   a.num_heads = count(args.q_out.shape[1]);
   a.layer = args.layer;
   a.bf16 = is_bf16(args.x.dtype);
-  device::rope_store(a, at(stream));
+  if (fits_skinny(args.x, args.weight) && !args.q_norm && !args.k_norm && a.layout.head_dim % 32 == 0) {
+    device::skinny_qkv(skinny(args.x, args.weight), a, at(stream));
+  } else {
+    product(stream, args.x, args.weight, {}, qkv_, args.x.dtype, false);
+    device::rope_store(a, at(stream));
+  }
   check_launch("qkv_rope_store");
 }
 
 void CudaBackend::attend(Stream stream, const AttendArgs& args) {
-  FG_CHECK(attend_ != nullptr && args.scale > 0, args.scale);
   device::AttendLaunch a{};
   a.q = args.q.data;
   a.query_start = ints(args.batch.query_start);
@@ -264,47 +289,43 @@ void CudaBackend::attend(Stream stream, const AttendArgs& args) {
   a.arena = args.arena.data;
   a.layout = args.arena.layout;
   a.out = args.out.data;
-  a.workspace = attend_;
   a.num_tokens = count(args.q.rows());
   a.num_seqs = count(args.batch.context_len.rows());
   a.num_heads = count(args.q.shape[1]);
   a.blocks_per_seq = count(args.batch.block_table.row_elements());
   a.layer = args.layer;
   a.window = args.window;
-  a.num_decode_seqs = args.batch.num_query == 1 ? args.batch.num_decode_seqs : 0;
   a.scale = args.scale;
   a.bf16 = is_bf16(args.q.dtype);
   device::attend(a, at(stream));
   check_launch("attend");
 }
 
-void CudaBackend::product(Stream stream, Tensor x, const Weight& weight, void* out, DType out_dtype,
-                          bool add) {
+void CudaBackend::product(Stream stream, Tensor x, const Weight& weight, Tensor bias, void* out,
+                          DType out_dtype, bool add) {
   FG_CHECK(x.dtype == weight.dtype && x.row_elements() == weight.in_dim, x.row_elements(), weight.in_dim);
-  products_->run(at(stream), x.dtype, weight.handle, x.data, out, out_dtype, x.rows(), weight.out_dim,
-                 weight.in_dim, add);
-}
-
-void CudaBackend::project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add) {
-  product(stream, x, weight, out.data, out.dtype, add);
-  if (bias)
-    device::add_bias(out.as<float>(), bias.as<float>(), count(out.rows()), count(out.row_elements()),
-                     at(stream));
-  check_launch("linear");
+  products_->run(at(stream), {x.dtype, out_dtype, weight.out_dim, weight.in_dim, add}, weight.handle, x.data,
+                 floats(bias), out, x.rows());
 }
 
 void CudaBackend::linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) {
-  project(stream, x, weight, bias, out, false);
+  product(stream, x, weight, bias, out.data, out.dtype, false);
+  check_launch("linear");
 }
 
 void CudaBackend::linear_add(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor residual) {
-  project(stream, x, weight, bias, residual, true);
+  product(stream, x, weight, bias, residual.data, residual.dtype, true);
+  check_launch("linear_add");
 }
 
 void CudaBackend::gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) {
-  product(stream, x, weight, gate_up_, x.dtype, false);
-  device::silu_mul(gate_up_, out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype),
-                   at(stream));
+  if (fits_skinny(x, weight) && out.row_elements() % 16 == 0) {
+    device::skinny_gate_up(skinny(x, weight), out.data, at(stream));
+  } else {
+    product(stream, x, weight, {}, gate_up_, x.dtype, false);
+    device::silu_mul(gate_up_, out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype),
+                     at(stream));
+  }
   check_launch("gate_up_silu");
 }
 
@@ -318,7 +339,7 @@ void CudaBackend::gather_rows(Stream stream, Tensor x, Tensor rows, Tensor out) 
 void CudaBackend::logits_sample(Stream stream, Tensor x, const Weight& head, const SampleBatch& batch,
                                 const KvArena& arena, Tensor ids, const LogprobOutput& out) {
   FG_CHECK(x.rows() <= max_logit_rows_, x.rows(), max_logit_rows_);
-  product(stream, x, head, logits_, DType::kF32, false);
+  product(stream, x, head, {}, logits_, DType::kF32, false);
   device::SampleLaunch a{};
   a.rows = static_cast<const SampleRow*>(batch.rows.data);
   a.logits = logits_;
@@ -344,7 +365,7 @@ void CudaBackend::token_logprobs(Stream stream, Tensor x, const Weight& head, Te
                                  std::int32_t num_top, const LogprobOutput& out) {
   for (std::int64_t first = 0; first < x.rows(); first += max_logit_rows_) {
     const std::int64_t n = std::min(max_logit_rows_, x.rows() - first);
-    product(stream, x.slice(first, n), head, logits_, DType::kF32, false);
+    product(stream, x.slice(first, n), head, {}, logits_, DType::kF32, false);
     device::token_logprobs(
         {logits_, ints(ids) + first, out.logprobs.as<float>() + first,
          out.top_ids.as<std::int32_t>() + first * kSampleTop,

@@ -63,9 +63,9 @@ class CudaBackend final : public Backend {
  private:
   cudaStream_t at(Stream stream) const { return streams_[static_cast<int>(stream)]; }
   cudaEvent_t event_of(FenceId fence) const;
-  // x w^T, added to or stored in out.
-  void product(Stream stream, Tensor x, const Weight& weight, void* out, DType out_dtype, bool add);
-  void project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add);
+  void learn(const Weight& weight);
+  // x w^T + bias (if given), added to or stored in out.
+  void product(Stream stream, Tensor x, const Weight& weight, Tensor bias, void* out, DType out_dtype, bool add);
 
   std::string device_;
   DeviceMemory memory_;
@@ -81,7 +81,6 @@ class CudaBackend final : public Backend {
   // Workspaces, sized by reserve().
   void* qkv_ = nullptr;        // [T, (H + 2K) D] product
   void* gate_up_ = nullptr;    // [T, 2F] product
-  void* attend_ = nullptr;     // partial results of attention
   float* logits_ = nullptr;    // [R, V]
   float* sampling_ = nullptr;  // [sample rows, V]
   std::int64_t max_logit_rows_ = 0;

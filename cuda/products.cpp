@@ -1,78 +1,164 @@
 #include "products.h"
 
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cstdlib>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "base/model_folder.h"
 #include "check.h"
 #include "cublas.h"
+#include "product_timer.h"
+#include "row_kernels.h"
+#include "skinny_kernel.h"
 
 namespace fastgen {
 
 namespace {
 
-constexpr std::size_t kWorkspaceBytes = 64u << 20;
+constexpr std::size_t kWeightsToTime = 4;  // far more bytes than L2 holds, for the models that matter
+constexpr std::chrono::milliseconds kTimeToTune{1000};
 
-cudaDataType_t cuda_type(DType dtype) {
-  FG_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, dtype_name(dtype));
-  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+std::int64_t setting(const char* name, std::int64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::atoll(text);
 }
+
+std::int64_t skinny_rows() {
+  static const std::int64_t rows = std::min(setting("FG_CUDA_SKINNY_ROWS", device::kSkinnyRowsMax), device::kSkinnyRowsMax);
+  return rows;
+}
+
+// Whatever may change which algorithms there are or how fast they run.
+std::string cache_key() {
+  cudaDeviceProp properties{};
+  int driver = 0, device = 0;
+  cuda_check(cudaGetDevice(&device), "cudaGetDevice");
+  cuda_check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  cuda_check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  return fmt::format("fastgen products 1 | {} | {} SMs | cuBLASLt {} | driver {}", properties.name,
+                     properties.multiProcessorCount, cublas_lt().version(), driver);
+}
+
+// Where x and out of a product may lie: the larger in the smallest piece that holds it, then the other.
+struct Places {
+  void* x = nullptr;
+  void* out = nullptr;
+};
+std::optional<Places> places(std::span<const Products::Scratch> scratch, std::size_t x_bytes, std::size_t out_bytes) {
+  std::vector<Products::Scratch> left(scratch.begin(), scratch.end());
+  const auto take = [&](std::size_t bytes) -> void* {
+    bytes = (bytes + 255) / 256 * 256;
+    Products::Scratch* best = nullptr;
+    for (Products::Scratch& piece : left)
+      if (piece.bytes >= bytes && (best == nullptr || piece.bytes < best->bytes)) best = &piece;
+    if (best == nullptr) return nullptr;
+    void* const data = best->data;
+    best->data = static_cast<char*>(best->data) + bytes;
+    best->bytes -= bytes;
+    return data;
+  };
+  Places found;
+  for (const bool is_out : {out_bytes >= x_bytes, out_bytes < x_bytes}) {
+    void* const data = take(is_out ? out_bytes : x_bytes);
+    if (data == nullptr) return std::nullopt;
+    (is_out ? found.out : found.x) = data;
+  }
+  return found;
+}
+
+std::size_t bytes_of(DType dtype, std::int64_t rows, std::int64_t cols) {
+  return static_cast<std::size_t>(rows * cols) * dtype_bytes(dtype);
+}
+
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgorithmWords));
 
 }  // namespace
 
-Products::Products() {
-  cublas_check(cublas_lt().create(&handle_), "cublasLtCreate");
-  cuda_check(cudaMalloc(&workspace_, kWorkspaceBytes), "workspace of products");
+bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim) {
+  return dtype == DType::kBF16 && num_rows >= 1 && num_rows <= skinny_rows() && in_dim % 8 == 0;
 }
 
-Products::~Products() {
-  for (auto& [key, plan] : plans_) {
-    cublas_lt().layout_destroy(plan.w);
-    cublas_lt().layout_destroy(plan.x);
-    cublas_lt().layout_destroy(plan.out);
-    cublas_lt().desc_destroy(plan.operation);
+Products::Products() = default;
+Products::~Products() = default;
+
+Products::Entry& Products::entry(const ProductShape& shape) {
+  std::unique_ptr<Entry>& found = entries_[shape];
+  if (!found) found = std::make_unique<Entry>(context_, shape);
+  return *found;
+}
+
+void Products::learn(const ProductShape& shape, const void* w, bool is_head) {
+  Entry& known = entry(shape);
+  known.is_head = is_head;
+  if (known.weights.size() < kWeightsToTime) known.weights.push_back(w);
+}
+
+void Products::use_cache(const std::filesystem::path& file, const std::string& key) {
+  table_ = load_algorithms(file, key);
+  for (const auto& [at, words] : table_) {
+    const auto found = entries_.find(at.first);
+    if (found == entries_.end()) continue;
+    const auto algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(words);
+    if (found->second->cublas.supports(at.second, algorithm)) found->second->by_bucket[at.second] = algorithm;
   }
-  cudaFree(workspace_);
-  cublas_lt().destroy(handle_);
 }
 
-// Row-major [rows, cols] is column-major [cols, rows]: out^T [N, T] = (w^T)^T [N, K] x^T [K, T].
-void Products::make_plan(const Key& key, Plan& plan) {
-  const auto& [dtype, out_dtype, rows, out_dim, in_dim, add] = key;
-  const CublasLt& lt = cublas_lt();
-  const cublasOperation_t transpose = CUBLAS_OP_T;
-  const auto u = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
-  cublas_check(lt.desc_create(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
-  cublas_check(lt.desc_set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof(transpose)),
-               "transpose");
-  cublas_check(lt.layout_create(&plan.w, cuda_type(dtype), u(in_dim), u(out_dim), in_dim),
-               "layout of weights");
-  cublas_check(lt.layout_create(&plan.x, cuda_type(dtype), u(in_dim), u(rows), in_dim), "layout of inputs");
-  cublas_check(lt.layout_create(&plan.out, cuda_type(out_dtype), u(out_dim), u(rows), out_dim),
-               "layout of outputs");
-  cublasLtMatmulPreference_t preference = nullptr;
-  cublas_check(lt.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
-  lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
-                    sizeof(kWorkspaceBytes));
-  cublasLtMatmulHeuristicResult_t best{};
-  int num_found = 0;
-  const cublasStatus_t status = lt.find_algorithms(handle_, plan.operation, plan.w, plan.x, plan.out,
-                                                   plan.out, preference, 1, &best, &num_found);
-  lt.preference_destroy(preference);
-  cublas_check(num_found > 0 ? status : CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm for a product");
-  plan.algorithm = best.algo;
+void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
+  if (entries_.empty() || setting("FG_CUDA_TUNE", 1) == 0) return;
+  const auto deadline = std::chrono::steady_clock::now() + kTimeToTune;
+  const std::string key = cache_key();
+  const std::filesystem::path file = algorithm_file(cache_folder(), key);
+  use_cache(file, key);
+  cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights may still be on their way
+  for (const Scratch& piece : scratch)  // small numbers, as bf16 and as float32
+    cuda_check(cudaMemset(piece.data, 0x3c, piece.bytes), "scratch for timing products");
+  ProductTimer timer;
+  const std::size_t num_before = table_.size();
+  for (const std::int64_t rows : row_buckets(std::max(limits.tokens, limits.logits))) {
+    for (auto& [shape, known] : entries_) {
+      if (std::chrono::steady_clock::now() > deadline) break;
+      if (rows > row_bucket(known->is_head ? limits.logits : limits.tokens)) continue;
+      if (known->by_bucket.contains(rows) || is_skinny(shape.dtype, rows, shape.in_dim)) continue;
+      const auto place = places(scratch, bytes_of(shape.dtype, rows, shape.in_dim), bytes_of(shape.out_dtype, rows, shape.out_dim));
+      if (!place) continue;
+      const auto best = timer.fastest(known->cublas, rows, known->weights, place->x, place->out);
+      if (!best) continue;
+      known->by_bucket[rows] = *best;
+      table_[{shape, rows}] = std::bit_cast<AlgorithmWords>(*best);
+    }
+  }
+  if (table_.size() > num_before) save_algorithms(file, key, table_);
 }
 
-const Products::Plan& Products::plan(const Key& key) {
-  const auto [at, is_new] = plans_.try_emplace(key);
-  if (is_new) make_plan(key, at->second);
-  return at->second;
+// The bucket's, the next bucket's that was timed, or the library's favourite.
+const cublasLtMatmulAlgo_t& Products::algorithm(Entry& known, std::int64_t num_rows) {
+  if (const auto found = known.by_rows.find(num_rows); found != known.by_rows.end()) return found->second;
+  auto timed = known.by_bucket.lower_bound(num_rows);
+  if (timed == known.by_bucket.end() && timed != known.by_bucket.begin()) --timed;
+  if (timed != known.by_bucket.end() && known.cublas.supports(num_rows, timed->second))
+    return known.by_rows[num_rows] = timed->second;
+  const std::vector<cublasLtMatmulAlgo_t> favourite = known.cublas.candidates(num_rows, 1);
+  cublas_check(favourite.empty() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS, "no algorithm for a product");
+  return known.by_rows[num_rows] = favourite[0];
 }
 
-void Products::run(cudaStream_t stream, DType dtype, const void* w, const void* x, void* out, DType out_dtype,
-                   std::int64_t num_rows, std::int64_t out_dim, std::int64_t in_dim, bool add) {
+void Products::run(cudaStream_t stream, const ProductShape& shape, const void* w, const void* x, const float* bias,
+                   void* out, std::int64_t num_rows) {
   if (num_rows == 0) return;
-  const Plan& p = plan({dtype, out_dtype, num_rows, out_dim, in_dim, add});
-  const float one = 1, beta = add ? 1 : 0;
-  cublas_check(cublas_lt().matmul(handle_, p.operation, &one, w, p.w, x, p.x, &beta, out, p.out, out, p.out,
-                                  &p.algorithm, workspace_, kWorkspaceBytes, stream),
-               "cublasLtMatmul");
+  FG_CHECK(bias == nullptr || shape.out_dtype == DType::kF32, dtype_name(shape.out_dtype));
+  const auto rows = static_cast<std::int32_t>(num_rows), out_dim = static_cast<std::int32_t>(shape.out_dim);
+  if (is_skinny(shape.dtype, num_rows, shape.in_dim)) {
+    device::skinny_linear({w, x, rows, out_dim, static_cast<std::int32_t>(shape.in_dim)}, bias, out,
+                          shape.out_dtype == DType::kBF16, shape.add, stream);
+    return;
+  }
+  Entry& known = entry(shape);
+  cublas_check(known.cublas.run(stream, num_rows, algorithm(known, num_rows), w, x, out), "cublasLtMatmul");
+  if (bias != nullptr) device::add_bias(static_cast<float*>(out), bias, rows, out_dim, stream);
 }
 
 }  // namespace fastgen

@@ -1,45 +1,71 @@
-// Products by cuBLASLt: out [T, N] = x [T, K] w [N, K]^T, optionally added to what out holds. float32
-// accumulation.
+// Products: out [T, N] = x [T, K] w [N, K]^T with float32 sums, optionally added to what out holds. Few rows of bfloat16 run on
+// our own kernel, all others on cuBLASLt with the algorithm that was fastest on this card.
+//
+// Order of calls: learn() each weight, tune() once, then run() as often as wanted. What was not tuned runs with the library's
+// favourite. One thread.
+//
+// For comparing on a card: FG_CUDA_SKINNY_ROWS=n sets from which number of rows on cuBLASLt is used (0: always, 16: the most),
+// FG_CUDA_TUNE=0 leaves the timing and its cache file out.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
-#include <tuple>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
-#include "backend/tensor.h"
+#include "algorithm_cache.h"
+#include "cublas_product.h"
 
 namespace fastgen {
+
+// Whether products of so many rows run on the kernels of skinny_kernel.h, fused with what follows where the op allows it.
+bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim);
 
 class Products {
  public:
   Products();
   ~Products();
-  Products(const Products&) = delete;
-  Products& operator=(const Products&) = delete;
 
-  // x and w of one dtype, out of the same or float32. Pointers are device memory, rows contiguous. The plan
-  // for a shape is made at its first use (host work only: no allocation, nothing waits), so it may be
-  // captured.
-  void run(cudaStream_t stream, DType dtype, const void* w, const void* x, void* out, DType out_dtype,
-           std::int64_t num_rows, std::int64_t out_dim, std::int64_t in_dim, bool add);
+  // That run() will multiply by w with this shape: tune() times with it. w stays where it is; what it holds then is indifferent.
+  void learn(const ProductShape& shape, const void* w, bool is_head);
+
+  struct Scratch {
+    void* data = nullptr;  // device memory, overwritten
+    std::size_t bytes = 0;
+  };
+  struct RowLimits {
+    std::int64_t tokens = 0, logits = 0;  // the most rows of a product of a layer, and of the head
+  };
+  // Times candidates for every learned shape and bucket of rows that the cache file lacks, for at most about a second; the next
+  // start goes on. Waits for the GPU. Inputs and outputs lie in the scratch; what does not fit there is left out.
+  void tune(std::span<const Scratch> scratch, const RowLimits& limits);
+
+  // Pointers are device memory, rows contiguous. x and w of shape.dtype; bias [N] only with float32 results. No allocation, nothing
+  // waits: may be captured.
+  void run(cudaStream_t stream, const ProductShape& shape, const void* w, const void* x, const float* bias, void* out,
+           std::int64_t num_rows);
 
  private:
-  struct Plan {
-    cublasLtMatmulDesc_t operation = nullptr;
-    cublasLtMatrixLayout_t w = nullptr, x = nullptr, out = nullptr;
-    cublasLtMatmulAlgo_t algorithm{};
+  struct Entry {
+    Entry(const CublasContext& context, const ProductShape& shape) : cublas(context, shape) {}
+    CublasProduct cublas;
+    bool is_head = false;                                    // its rows are limited by those of logits
+    std::vector<const void*> weights;                        // a few, to time with
+    std::map<std::int64_t, cublasLtMatmulAlgo_t> by_bucket;  // timed
+    std::map<std::int64_t, cublasLtMatmulAlgo_t> by_rows;    // checked for this very number of rows
   };
-  // dtype, out_dtype, rows, out_dim, in_dim, add
-  using Key = std::tuple<DType, DType, std::int64_t, std::int64_t, std::int64_t, bool>;
-  const Plan& plan(const Key& key);
-  void make_plan(const Key& key, Plan& plan);
+  Entry& entry(const ProductShape& shape);
+  const cublasLtMatmulAlgo_t& algorithm(Entry& entry, std::int64_t num_rows);
+  void use_cache(const std::filesystem::path& file, const std::string& key);
 
-  cublasLtHandle_t handle_ = nullptr;
-  void* workspace_ = nullptr;
-  std::map<Key, Plan> plans_;
+  CublasContext context_;
+  std::map<ProductShape, std::unique_ptr<Entry>> entries_;
+  AlgorithmTable table_;  // as in the cache file
 };
 
 }  // namespace fastgen

@@ -111,6 +111,8 @@ fs::path resolve_model_folder(const std::string& model, const std::string& revis
   return find_in_hub(model, revision);
 }
 
-fs::path default_model_folder() { return user_cache() / "fastgen" / "SmolLM2-135M-Instruct"; }
+fs::path cache_folder() { return user_cache() / "fastgen"; }
+
+fs::path default_model_folder() { return cache_folder() / "SmolLM2-135M-Instruct"; }
 
 }  // namespace fastgen

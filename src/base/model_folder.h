@@ -11,7 +11,10 @@ namespace fastgen {
 // Throws Error saying where it looked.
 std::filesystem::path resolve_model_folder(const std::string& model, const std::string& revision = "main");
 
-// The folder that scripts/get-model makes: $XDG_CACHE_HOME (else ~/.cache) /fastgen/SmolLM2-135M-Instruct.
+// What may be lost at any time: $XDG_CACHE_HOME (else ~/.cache) /fastgen. It need not exist.
+std::filesystem::path cache_folder();
+
+// The folder that scripts/get-model makes: SmolLM2-135M-Instruct in the cache folder.
 std::filesystem::path default_model_folder();
 
 }  // namespace fastgen

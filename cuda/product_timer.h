@@ -1,0 +1,43 @@
+// Which of cuBLASLt's candidates is fastest on this card, by running them. At start only: it waits for the GPU.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cublas_product.h"
+
+namespace fastgen {
+
+// Products of more rows than one of these and at most the next use one algorithm: 1, 2, 4, 8, 16, 32, 48, 64, then steps of 64 up
+// to 512, then four steps an octave. The bucket of num_rows >= 1: the least of them that is not below it.
+std::int64_t row_bucket(std::int64_t num_rows);
+// All buckets up to that of max_rows.
+std::vector<std::int64_t> row_buckets(std::int64_t max_rows);
+
+class ProductTimer {
+ public:
+  ProductTimer();
+  ~ProductTimer();
+  ProductTimer(const ProductTimer&) = delete;
+  ProductTimer& operator=(const ProductTimer&) = delete;
+
+  // weights: matrices of the product's shape, used in turn, so that none is found in L2. x, out: room for num_rows.
+  std::optional<cublasLtMatmulAlgo_t> fastest(CublasProduct& product, std::int64_t num_rows,
+                                              std::span<const void* const> weights, const void* x, void* out);
+
+ private:
+  static constexpr std::size_t kCandidates = 8, kRounds = 2;
+  struct Span {
+    cudaEvent_t begin = nullptr, end = nullptr;
+  };
+  Span& span(std::size_t candidate, std::size_t round) { return spans_[candidate * kRounds + round]; }
+
+  cudaStream_t stream_ = nullptr;
+  std::vector<Span> spans_;
+  std::size_t turn_ = 0;  // of the weights
+};
+
+}  // namespace fastgen

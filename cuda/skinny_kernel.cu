@@ -1,0 +1,339 @@
+// Products of 1 to 16 rows: bound by reading the weights once.
+//
+// A block owns 32 rows of weights at a time (two tiles of 16) and its 16 warps share their K, 64 elements in turn, so
+// that the block reads runs of 2 KB. The weights go straight from memory to the A operand of mma.m16n8k16, x is the B operand, 8 of
+// its rows a tile. A sum over K may run in any order as long as both operands agree: thread t of a quad takes the 16 bytes
+// at k = 8t of each 32, which fill its places in two mma. Nothing passes through shared memory but the warps' partial sums, added in
+// a fixed order: results do not depend on timing.
+//
+// Each thread holds two steps of weights in registers (128 KB an SM in flight) and asks for a third and fourth in L2. All that
+// is requested before wait_for_previous(), and again across the border between a block's tiles, so that memory stays busy through
+// the small kernels in between and through the sums.
+//
+// Measured: not yet.
+#include <climits>
+
+#include "device_math.cuh"
+#include "launch.cuh"
+#include "skinny_kernel.h"
+
+namespace fastgen::device {
+
+namespace {
+
+constexpr int kWarps = 16;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kTileRows = 32;
+constexpr int kStep = 64;       // elements of K that a warp multiplies at once
+constexpr int kStepsAhead = 2;  // requested in L2 beyond those in registers, before the first
+
+struct Geometry {
+  std::int32_t num_tiles;
+  std::int32_t rows_apart;  // between the tile's two runs of 16 rows
+  std::int32_t row_bound;   // rows from here on do not exist
+};
+
+// First row of the tile's first run of 16.
+struct PlainTiles {
+  __device__ int operator()(int tile) const { return tile * kTileRows; }
+};
+struct GateUpTiles {
+  __device__ int operator()(int tile) const { return tile * 16; }
+};
+struct HeadTiles {
+  int per_head, head_dim;
+  __device__ int operator()(int tile) const { return tile / per_head * head_dim + tile % per_head * 16; }
+};
+
+__device__ inline uint4 load_once(const __nv_bfloat16* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+__device__ inline void request_line(const __nv_bfloat16* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+__device__ inline void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                           unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// One warp's step of weights: [half of the step][tile of 16][row g or g + 8].
+struct WeightStep {
+  uint4 v[2][2][2];
+};
+// x for the same step: [half of the step][8 rows of x].
+template <int kColTiles>
+struct InputStep {
+  uint4 v[2][kColTiles];
+};
+template <int kColTiles>
+struct Sums {
+  float v[2][kColTiles][4];
+};
+
+// Walks a warp's steps through all tiles of its block, for the loads, which run ahead of the products.
+template <typename Tiles>
+struct Cursor {
+  const SkinnyProduct& a;
+  const Geometry& geometry;
+  const Tiles& tiles;
+  int per_tile;  // steps of a warp in a tile
+  int tile = blockIdx.x, step = 0;
+
+  __device__ int k() const { return (step * kWarps + static_cast<int>(threadIdx.x) / kWarp) * kStep; }
+  __device__ void advance() {
+    if (++step == per_tile) step = 0, tile += gridDim.x;
+  }
+  __device__ void load(WeightStep& w) const {
+    const int lane = threadIdx.x % kWarp, at = k() + lane % 4 * 8, row = tiles(tile) + lane / 4;
+    const std::int64_t stride = a.in_dim;
+    const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(a.w) + row * stride + at;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int half = i / 4, apart = i / 2 % 2 * geometry.rows_apart + i % 2 * 8;
+      const bool there =
+          tile < geometry.num_tiles && at + half * 32 < a.in_dim && row + apart < geometry.row_bound;
+      w.v[half][i / 2 % 2][i % 2] = there ? load_once(from + apart * stride + half * 32) : uint4{};
+    }
+  }
+  // Lane l asks for the line of the tile's row l.
+  __device__ void request() const {
+    const int lane = threadIdx.x % kWarp, row = tiles(tile) + lane / 16 * geometry.rows_apart + lane % 16;
+    if (tile < geometry.num_tiles && k() < a.in_dim && row < geometry.row_bound)
+      request_line(static_cast<const __nv_bfloat16*>(a.w) + row * std::int64_t{a.in_dim} + k());
+  }
+};
+
+template <int kColTiles>
+__device__ void load_input(const SkinnyProduct& a, int step, InputStep<kColTiles>& x) {
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int at = (step * kWarps + warp) * kStep + lane % 4 * 8;
+#pragma unroll
+  for (int i = 0; i < 2 * kColTiles; ++i) {
+    const int half = i / kColTiles, row = i % kColTiles * 8 + lane / 4;
+    const bool there = row < a.num_rows && at + half * 32 < a.in_dim;
+    const uint4* from = reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(a.x) +
+                                                       row * std::int64_t{a.in_dim} + at + half * 32);
+    x.v[half][i % kColTiles] = there ? *from : uint4{};
+  }
+}
+
+template <int kColTiles>
+__device__ void multiply(Sums<kColTiles>& sums, const WeightStep& w, const InputStep<kColTiles>& x) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const uint4 low = w.v[half][m][0], high = w.v[half][m][1];
+#pragma unroll
+      for (int n = 0; n < kColTiles; ++n) {
+        const uint4 b = x.v[half][n];
+        mma(sums.v[m][n], low.x, high.x, low.y, high.y, b.x, b.y);
+        mma(sums.v[m][n], low.z, high.z, low.w, high.w, b.z, b.w);
+      }
+    }
+  }
+}
+
+// partial [warps][32 rows of the tile][columns]
+template <int kColTiles>
+using Partial = float[kWarps][kTileRows][8 * kColTiles];
+
+template <int kColTiles>
+__device__ void put(Partial<kColTiles>& partial, const Sums<kColTiles>& sums) {
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int n = 0; n < kColTiles; ++n) {
+      const float(&c)[4] = sums.v[m][n];
+      const int row = m * 16 + lane / 4, col = n * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(&partial[warp][row][col]) = {c[0], c[1]};
+      *reinterpret_cast<float2*>(&partial[warp][row + 8][col]) = {c[2], c[3]};
+    }
+  }
+}
+
+template <int kColTiles>
+__device__ float total(const Partial<kColTiles>& partial, int row, int col) {
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += partial[w][row][col];
+  return sum;
+}
+
+// What becomes of the sums: ahead() loads what store() will need while the sums are still on their way.
+
+template <typename T>
+struct LinearEpilogue {
+  static constexpr bool kPairs = false;  // store() gets one row of the tile
+  const float* bias;
+  T* out;
+  bool add;
+  std::int32_t out_dim;
+
+  struct Ahead {
+    float value = 0;
+  };
+  __device__ Ahead ahead(int tile, int row, int col) const {
+    const int n = tile * kTileRows + row;
+    Ahead held;
+    if (n >= out_dim) return held;
+    if (add) held.value = to_float(out[std::int64_t{col} * out_dim + n]);
+    if (bias) held.value += bias[n];
+    return held;
+  }
+  __device__ void store(int tile, int row, int col, float sum, float, const Ahead& held) const {
+    const int n = tile * kTileRows + row;
+    if (n < out_dim) out[std::int64_t{col} * out_dim + n] = from_float<T>(sum + held.value);
+  }
+};
+
+struct GateUpEpilogue {
+  static constexpr bool kPairs = true;  // store() gets rows i and i + 16 of the tile
+  __nv_bfloat16* out;
+  std::int32_t ffn_dim;
+
+  struct Ahead {};
+  __device__ Ahead ahead(int, int, int) const { return {}; }
+  __device__ void store(int tile, int row, int col, float gate, float up, Ahead) const {
+    out[std::int64_t{col} * ffn_dim + tile * 16 + row] =
+        __float2bfloat16_rn(gate / (1.0f + __expf(-gate)) * up);
+  }
+};
+
+struct RopeEpilogue {
+  static constexpr bool kPairs = true;
+  RopeLaunch a;
+  HeadTiles tiles;
+
+  struct Ahead {
+    float cosine = 1, sine = 0, low_bias = 0, high_bias = 0;
+    std::int32_t slot = -1;
+  };
+  __device__ bool is_v(int head) const { return head >= a.num_heads + a.layout.num_kv_heads; }
+  __device__ Ahead ahead(int tile, int row, int col) const {
+    const int dim = a.layout.head_dim, half = dim / 2;
+    const int head = tile / tiles.per_head, i = tile % tiles.per_head * 16 + row;
+    Ahead held;
+    held.slot = a.slots[col];
+    if (held.slot >= 0 && !is_v(head)) {
+      const float* angles = a.rope + std::int64_t{a.positions[col]} * dim;
+      held.cosine = angles[i], held.sine = angles[i + half];
+    }
+    if (a.bias) held.low_bias = a.bias[head * dim + i], held.high_bias = a.bias[head * dim + i + half];
+    return held;
+  }
+  __device__ void store(int tile, int row, int col, float low, float high, const Ahead& held) const {
+    if (held.slot < 0) return;
+    const int dim = a.layout.head_dim, half = dim / 2;
+    const int head = tile / tiles.per_head, i = tile % tiles.per_head * 16 + row;
+    low += held.low_bias, high += held.high_bias;
+    __nv_bfloat16* to =
+        static_cast<__nv_bfloat16*>(a.q_out) + (std::int64_t{col} * a.num_heads + head) * dim;
+    if (head >= a.num_heads)
+      to = static_cast<__nv_bfloat16*>(a.arena) +
+           a.layout.offset(held.slot, a.layer, is_v(head), (head - a.num_heads) % a.layout.num_kv_heads);
+    to[i] = __float2bfloat16_rn(low * held.cosine - high * held.sine);
+    to[i + half] = __float2bfloat16_rn(high * held.cosine + low * held.sine);
+  }
+};
+
+template <int kColTiles, typename Epilogue>
+__device__ void finish(const SkinnyProduct& a, const Epilogue& epilogue, int tile,
+                       Partial<kColTiles>& partial, Sums<kColTiles>& sums) {
+  constexpr int kCols = 8 * kColTiles, kOutputs = kCols * (Epilogue::kPairs ? 16 : kTileRows);
+  static_assert(kOutputs <= kThreads, "an output a thread");
+  const int row = threadIdx.x / kCols, col = threadIdx.x % kCols;
+  const bool mine = threadIdx.x < kOutputs && col < a.num_rows;
+  typename Epilogue::Ahead held{};
+  if (mine) held = epilogue.ahead(tile, row, col);
+  __syncthreads();  // the sums of the tile before have been read
+  put<kColTiles>(partial, sums);
+  __syncthreads();
+  sums = {};
+  if (!mine) return;
+  const float first = total<kColTiles>(partial, row, col);
+  const float second = Epilogue::kPairs ? total<kColTiles>(partial, row + 16, col) : 0.0f;
+  epilogue.store(tile, row, col, first, second, held);
+}
+
+template <int kColTiles, typename Tiles, typename Epilogue>
+__global__ void __launch_bounds__(kThreads, 1)
+    skinny_kernel(SkinnyProduct a, Geometry geometry, Tiles tiles, Epilogue epilogue) {
+  __shared__ Partial<kColTiles> partial;
+  let_next_start();
+  const int per_tile = (a.in_dim + kStep * kWarps - 1) / (kStep * kWarps);
+  Cursor<Tiles> cursor{a, geometry, tiles, per_tile};
+  WeightStep even, odd;
+  cursor.load(even), cursor.advance();
+  cursor.load(odd), cursor.advance();
+  Cursor<Tiles> further = cursor;
+  for (int i = 0; i < kStepsAhead; ++i) further.request(), further.advance();
+  wait_for_previous();
+
+  int tile = blockIdx.x, step = 0;
+  InputStep<kColTiles> x;
+  load_input(a, 0, x);
+  Sums<kColTiles> sums{};
+  // False when the block has finished its last tile.
+  const auto turn = [&](WeightStep& w) {
+    multiply(sums, w, x);
+    cursor.load(w), cursor.advance();
+    if (++step < per_tile) return load_input(a, step, x), true;
+    load_input(a, 0, x);
+    finish<kColTiles>(a, epilogue, tile, partial, sums);
+    step = 0, tile += gridDim.x;
+    return tile < geometry.num_tiles;
+  };
+  while (turn(even) && turn(odd)) {
+  }
+}
+
+template <typename Tiles, typename Epilogue>
+void run(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
+         cudaStream_t stream) {
+  const int num_blocks = geometry.num_tiles < card().num_sms ? geometry.num_tiles : card().num_sms;
+  const LaunchShape shape{static_cast<unsigned>(num_blocks), kThreads};
+  if (a.num_rows <= 8) {
+    launch(skinny_kernel<1, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
+  } else {
+    launch(skinny_kernel<2, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
+  }
+}
+
+}  // namespace
+
+void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool out_bf16, bool add,
+                   cudaStream_t stream) {
+  const Geometry geometry{(a.out_dim + kTileRows - 1) / kTileRows, 16, a.out_dim};
+  if (out_bf16) {
+    const LinearEpilogue<__nv_bfloat16> epilogue{bias, static_cast<__nv_bfloat16*>(out), add, a.out_dim};
+    run(a, geometry, PlainTiles{}, epilogue, stream);
+  } else {
+    const LinearEpilogue<float> epilogue{bias, static_cast<float*>(out), add, a.out_dim};
+    run(a, geometry, PlainTiles{}, epilogue, stream);
+  }
+}
+
+void skinny_gate_up(const SkinnyProduct& a, void* out, cudaStream_t stream) {
+  const std::int32_t ffn_dim = a.out_dim / 2;
+  run(a, {ffn_dim / 16, ffn_dim, INT_MAX}, GateUpTiles{},
+      GateUpEpilogue{static_cast<__nv_bfloat16*>(out), ffn_dim}, stream);
+}
+
+void skinny_qkv(const SkinnyProduct& a, const RopeLaunch& rope, cudaStream_t stream) {
+  const int half = rope.layout.head_dim / 2;
+  const HeadTiles tiles{half / 16, rope.layout.head_dim};
+  run(a, {a.out_dim / kTileRows, half, INT_MAX}, tiles, RopeEpilogue{rope, tiles}, stream);
+}
+
+}  // namespace fastgen::device
