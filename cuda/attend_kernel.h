@@ -1,8 +1,12 @@
-// Attention over the paged arena by our own kernel, any even head_dim up to 256, bf16 and float32.
+// Attention over the paged arena by our own kernels. Which one serves:
+//   bf16, head_dim 64, 80, 96, 128 or 256   decode rows attend_decode.cu, other rows attend_prefill.cu
+//   anything else (any head_dim up to 256)   attend_kernel.cu, for both kinds of rows
+// A card with too little shared memory for a tiled kernel's head_dim falls back to attend_kernel.cu too.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "backend/kv_layout.h"
@@ -16,13 +20,23 @@ struct AttendLaunch {
   const std::int32_t* block_table;  // [B, M]
   const void* arena;                // product
   KvLayout layout;
-  void* out;  // [T, H * D] product
+  void* out;        // [T, H * D] product
+  void* workspace;  // attend_workspace_bytes, zeroed once; launches that share it run one after the other
   std::int32_t num_tokens, num_seqs, num_heads, blocks_per_seq, layer, window;
-  float scale;
+  std::int32_t num_decode_seqs;  // the first ones; each has one row, or none and context_len 0
+  float scale;                   // > 0
   bool bf16;
 };
 
-// Every row, decode or prefill alike.
+// For this card (the current device) and any number of sequences.
+std::size_t attend_workspace_bytes(std::int32_t head_dim);
+
+// Every row, decode or prefill alike. Nothing about the lengths is read on the host.
 void attend(const AttendLaunch& launch, cudaStream_t stream);
+
+// The parts of attend(). The tiled ones return false, having launched nothing, where they do not serve the shape.
+bool attend_decode(const AttendLaunch& launch, cudaStream_t stream);   // sequences before num_decode_seqs
+bool attend_prefill(const AttendLaunch& launch, cudaStream_t stream);  // sequences from num_decode_seqs
+void attend_general(const AttendLaunch& launch, cudaStream_t stream);  // all
 
 }  // namespace fastgen::device

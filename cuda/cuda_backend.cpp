@@ -98,6 +98,7 @@ void CudaBackend::reserve(const OpLimits& limits) {
   qkv_ = allocate(MemoryKind::kDevice,
                   bytes(limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim));
   gate_up_ = allocate(MemoryKind::kDevice, bytes(limits.max_tokens * 2 * limits.ffn_dim));
+  attend_ = allocate(MemoryKind::kDevice, device::attend_workspace_bytes(limits.head_dim));
   logits_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes(max_logit_rows_ * limits.vocab)));
   sampling_ =
       static_cast<float*>(allocate(MemoryKind::kDevice, bytes(limits.max_sample_rows * limits.vocab)));
@@ -114,7 +115,7 @@ std::size_t CudaBackend::workspace_bytes(const OpLimits& limits) const {
   const std::int64_t qkv = limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim;
   const std::int64_t gate_up = limits.max_tokens * 2 * limits.ffn_dim;
   const std::int64_t logits = (std::max(limits.max_logit_rows, kLogitRowsMin) + limits.max_sample_rows) * limits.vocab;
-  return static_cast<std::size_t>(qkv + gate_up + logits) * sizeof(float);
+  return static_cast<std::size_t>(qkv + gate_up + logits) * sizeof(float) + device::attend_workspace_bytes(limits.head_dim);
 }
 
 Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
@@ -281,6 +282,7 @@ void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
 }
 
 void CudaBackend::attend(Stream stream, const AttendArgs& args) {
+  FG_CHECK(attend_ != nullptr && args.scale > 0, args.scale);
   device::AttendLaunch a{};
   a.q = args.q.data;
   a.query_start = ints(args.batch.query_start);
@@ -289,12 +291,14 @@ void CudaBackend::attend(Stream stream, const AttendArgs& args) {
   a.arena = args.arena.data;
   a.layout = args.arena.layout;
   a.out = args.out.data;
+  a.workspace = attend_;
   a.num_tokens = count(args.q.rows());
   a.num_seqs = count(args.batch.context_len.rows());
   a.num_heads = count(args.q.shape[1]);
   a.blocks_per_seq = count(args.batch.block_table.row_elements());
   a.layer = args.layer;
   a.window = args.window;
+  a.num_decode_seqs = args.batch.num_query == 1 ? args.batch.num_decode_seqs : 0;
   a.scale = args.scale;
   a.bf16 = is_bf16(args.q.dtype);
   device::attend(a, at(stream));

@@ -81,6 +81,7 @@ class CudaBackend final : public Backend {
   // Workspaces, sized by reserve().
   void* qkv_ = nullptr;        // [T, (H + 2K) D] product
   void* gate_up_ = nullptr;    // [T, 2F] product
+  void* attend_ = nullptr;     // partial results of attention
   float* logits_ = nullptr;    // [R, V]
   float* sampling_ = nullptr;  // [sample rows, V]
   std::int64_t max_logit_rows_ = 0;

@@ -1,0 +1,79 @@
+// What the tiled attention kernels share: who owns which rows and keys, and how a CTA finds its share of a list that
+// is known on the device alone.
+#pragma once
+
+#include "attend_kernel.h"
+#include "device_math.cuh"
+
+namespace fastgen::device {
+
+inline constexpr float kLog2E = 1.4426950408889634f;
+
+// Positions begin .. end - 1 of a sequence.
+struct Span {
+  int begin, end;
+  __device__ bool empty() const { return end <= begin; }
+};
+
+__device__ inline int num_queries(const AttendLaunch& a, int seq) {
+  return a.query_start[seq + 1] - a.query_start[seq];
+}
+
+// Sum of `mine` over the threads before this one; `total`: over all. Two barriers. partial: one int a warp, shared.
+template <int kWarps>
+__device__ inline int prefix_sum(int mine, int* partial, int& total) {
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  int sum = mine;
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, sum, offset);
+    if (lane >= offset) sum += other;
+  }
+  if (lane == kWarp - 1) partial[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    before += w < warp ? partial[w] : 0;
+    total += partial[w];
+  }
+  __syncthreads();
+  return before + sum - mine;
+}
+
+// A place in the list that holds size(seq) entries for each sequence in turn.
+struct Place {
+  int seq;    // whose entries hold it
+  int first;  // that sequence's first entry in the list
+};
+
+// A thread's run of sequences: each thread sums a run, so that one scan finds any place.
+struct Run {
+  int begin, end;
+  template <int kThreads>
+  __device__ static Run of_thread(int first_seq, int num_seqs) {
+    const int each = (num_seqs - first_seq + kThreads - 1) / kThreads;
+    const int begin = first_seq + static_cast<int>(threadIdx.x) * each;
+    return {min(begin, num_seqs), min(begin + each, num_seqs)};
+  }
+  template <typename Size>
+  __device__ int sum(Size size) const {
+    int sum = 0;
+    for (int seq = begin; seq < end; ++seq) sum += size(seq);
+    return sum;
+  }
+  // Writes to `found` if `place` is in this run, whose first entry is `first`.
+  template <typename Size>
+  __device__ void find(Size size, int first, int place, Place* found) const {
+    if (place < first) return;
+    for (int seq = begin; seq < end; ++seq) {
+      const int count = size(seq);
+      if (place < first + count) {
+        *found = {seq, first};
+        return;
+      }
+      first += count;
+    }
+  }
+};
+
+}  // namespace fastgen::device

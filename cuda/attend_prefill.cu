@@ -1,0 +1,354 @@
+// Prefill attention: chunks of prompts against their contexts, bound by the tensor cores (FlashAttention-2, Dao 2023).
+//
+// The query rows of a sequence and a KV head are its tokens' H / K query heads, token after token: they lie in one run
+// each, share K and V, and a tile of 128 rows spans few tokens, so that little is computed beyond the causal edge. A CTA
+// of 4 warps takes one such tile; a warp owns 32 rows, keeps their scores and sums in registers, and reads every K and V
+// fragment for two products each. K and V come in tiles of 64 keys through the block table, by cp.async into two stages;
+// one barrier a tile. The grid is fixed by T: CTA i finds the i-th tile in the list by a scan of query_start. A
+// sequence's last tiles, which see the most keys, come first.
+//
+// Measured: not yet. Known to be weak: few rows against a long context, which is not split along the context.
+#include "attend_plan.cuh"
+#include "mma.cuh"
+
+namespace fastgen::device {
+
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kKeys = 64;  // of one tile
+constexpr int kStages = 2;
+
+// Shared memory: q [kRows], then stages of K [64] and V [64], rows in PieceLayout; then ints of the search.
+template <int D>
+struct Shape {
+  using Rows = PieceLayout<D>;
+  static constexpr int kRowBlocks = D > 128 ? 1 : 2;  // of 16 rows, that a warp owns
+  static constexpr int kWarpRows = 16 * kRowBlocks;
+  static constexpr int kRows = kWarps * kWarpRows;
+  static constexpr int kQBytes = kRows * Rows::kRowBytes;
+  static constexpr int kTileBytes = kKeys * Rows::kRowBytes;
+  static constexpr int kBytes = kQBytes + kStages * 2 * kTileBytes + 64;
+};
+
+// The rows of one CTA: rows first_row .. of the packed rows of a sequence and a KV head.
+struct Tile {
+  int seq, kv_head, group;  // group: query heads of the KV head
+  int first_token;          // the sequence's first row in q
+  int first_row, num_rows;
+  int context, num_tokens, window;
+
+  __device__ int token(int row) const { return (first_row + row) / group; }  // in the sequence's chunk
+  __device__ int head(int row) const { return kv_head * group + (first_row + row) % group; }
+  // The keys that a row sees.
+  __device__ Span span(int row) const {
+    const int end = context - (num_tokens - 1 - token(row));
+    return {window > 0 ? max(0, end - window) : 0, end};
+  }
+  // The first element of the row's head in q and out.
+  __device__ std::int64_t offset(const AttendLaunch& a, int row) const {
+    return ((std::int64_t{first_token} + token(row)) * a.num_heads + head(row)) * a.layout.head_dim;
+  }
+};
+
+template <int kRows>
+__device__ bool find_tile(const AttendLaunch& a, int* scratch, Tile& tile) {
+  const int num_kv_heads = a.layout.num_kv_heads, index = blockIdx.x / num_kv_heads;
+  tile.kv_head = blockIdx.x % num_kv_heads;
+  tile.group = a.num_heads / num_kv_heads;
+  const auto size = [&](int seq) { return (num_queries(a, seq) * tile.group + kRows - 1) / kRows; };
+  const Run run = Run::of_thread<kThreads>(a.num_decode_seqs, a.num_seqs);
+  int total = 0;
+  const int before = prefix_sum<kWarps>(run.sum(size), scratch, total);
+  if (index >= total) return false;
+  Place* found = reinterpret_cast<Place*>(scratch);
+  run.find(size, before, index, found);
+  __syncthreads();
+  tile.seq = found->seq;
+  tile.num_tokens = num_queries(a, tile.seq);
+  tile.first_token = a.query_start[tile.seq];
+  tile.context = a.context_len[tile.seq];
+  tile.window = a.window;
+  tile.first_row = (size(tile.seq) - 1 - (index - found->first)) * kRows;
+  tile.num_rows = min(kRows, tile.num_tokens * tile.group - tile.first_row);
+  return true;
+}
+
+template <int D>
+__device__ void load_queries(const AttendLaunch& a, const Tile& tile, unsigned to) {
+  using Rows = typename Shape<D>::Rows;
+  const __nv_bfloat16* q = static_cast<const __nv_bfloat16*>(a.q);
+#pragma unroll 4
+  for (int i = threadIdx.x; i < Shape<D>::kRows * Rows::kPieces; i += kThreads) {
+    const int row = i / Rows::kPieces, piece = i % Rows::kPieces;
+    const bool real = row < tile.num_rows;
+    copy_async(to + Rows::at(row, piece) * 16, real ? q + tile.offset(a, row) + piece * 8 : q, real);
+  }
+}
+
+// Starts the loads of keys first .. first + 63; those past the context become zeros.
+template <int D>
+__device__ void load_keys(const AttendLaunch& a, const Tile& tile, int first, unsigned to) {
+  using Rows = typename Shape<D>::Rows;
+  const int block_size = a.layout.block_size;
+  const std::int32_t* table = a.block_table + std::int64_t{tile.seq} * a.blocks_per_seq;
+  const __nv_bfloat16* arena = static_cast<const __nv_bfloat16*>(a.arena);
+  const std::int64_t v_offset = a.layout.num_kv_heads * a.layout.tile_elements();
+  // With blocks of whole tiles the rows lie one after the other.
+  const bool whole = block_size % kKeys == 0;
+  const __nv_bfloat16* keys = arena + a.layout.tile_offset(table[first / block_size], a.layer, 0, tile.kv_head) +
+                              std::int64_t{first % block_size} * D;
+#pragma unroll
+  for (int i = 0; i < kKeys * Rows::kPieces / kThreads; ++i) {
+    const int index = i * kThreads + static_cast<int>(threadIdx.x), row = index / Rows::kPieces,
+              piece = index % Rows::kPieces, key = first + row;
+    const bool real = key < tile.context;
+    const __nv_bfloat16* k = keys + index * 8;
+    if (!whole && real)
+      k = arena + a.layout.tile_offset(table[key / block_size], a.layer, 0, tile.kv_head) +
+          std::int64_t{key % block_size} * D + piece * 8;
+    const unsigned place = to + Rows::at(row, piece) * 16;
+    copy_async(place, real ? k : arena, real);
+    copy_async(place + Shape<D>::kTileBytes, real ? k + v_offset : arena, real);
+  }
+}
+
+// A warp's rows. Of each block of 16 a lane has rows lane / 4 and + 8: index [block][0 and 1].
+template <int D>
+struct State {
+  static constexpr int kBlocks = Shape<D>::kRowBlocks;
+  float sums[kBlocks][D / 8][4];  // C fragments of O
+  float max[kBlocks][2];          // of the unscaled scores
+  float mass[kBlocks][2];         // this lane's keys alone
+  int end[kBlocks][2];            // of the keys that the row sees
+};
+
+// S = q K^T, C fragments [rows, keys].
+template <int D>
+__device__ void score(unsigned q, unsigned k, float (&scores)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
+  using Rows = typename Shape<D>::Rows;
+  constexpr int kBlocks = Shape<D>::kRowBlocks;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  q += Rows::at(warp * Shape<D>::kWarpRows + lane / 8 % 2 * 8 + lane % 8, lane / 16) * 16;
+  k += Rows::at(lane / 16 * 8 + lane % 8, lane / 8 % 2) * 16;
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[block][n][i] = 0;
+#pragma unroll
+  for (int step = 0; step < D / 16; ++step) {
+    unsigned rows[kBlocks][4];
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+      load_matrices(rows[block], Rows::ahead(q, 2 * step) + 16 * block * Rows::kRowBytes);
+#pragma unroll
+    for (int pair = 0; pair < kKeys / 16; ++pair) {
+      unsigned keys[4];
+      load_matrices(keys, Rows::ahead(k, 2 * step) + 16 * pair * Rows::kRowBytes);
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        multiply_add(scores[block][2 * pair], rows[block], keys[0], keys[1]);
+        multiply_add(scores[block][2 * pair + 1], rows[block], keys[2], keys[3]);
+      }
+    }
+  }
+}
+
+template <int D>
+__device__ void mask(const State<D>& state, int window, int first, float (&scores)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int block = 0; block < Shape<D>::kRowBlocks; ++block)
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = first + n * 8 + lane % 4 * 2 + i % 2;
+        const int end = state.end[block][i / 2];
+        if (key >= end || (window > 0 && key < end - window)) scores[block][n][i] = -INFINITY;
+      }
+}
+
+// Scores become weights, the sums so far shrink to the new maximum.
+template <int D>
+__device__ void soften(State<D>& state, float scale, float (&scores)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
+#pragma unroll
+  for (int block = 0; block < Shape<D>::kRowBlocks; ++block)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = state.max[block][half];
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+        top = fmaxf(top, fmaxf(scores[block][n][2 * half], scores[block][n][2 * half + 1]));
+      for (int offset = 1; offset < 4; offset *= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, offset));
+      // A row that has seen nothing yet keeps weights of zero.
+      const float base = top == -INFINITY ? 0.0f : top * scale;
+      const float shrink = exp2_fast(state.max[block][half] * scale - base);
+      state.max[block][half] = top;
+      float mass = 0;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+          scores[block][n][i] = exp2_fast(scores[block][n][i] * scale - base);
+          mass += scores[block][n][i];
+        }
+      state.mass[block][half] = state.mass[block][half] * shrink + mass;
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; ++i) state.sums[block][n][i] *= shrink;
+    }
+}
+
+// O += P V.
+template <int D>
+__device__ void add_values(State<D>& state, unsigned v, const float (&weights)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
+  using Rows = typename Shape<D>::Rows;
+  constexpr int kBlocks = Shape<D>::kRowBlocks;
+  const int lane = threadIdx.x % kWarp;
+  v += Rows::at(lane / 8 % 2 * 8 + lane % 8, lane / 16) * 16;
+#pragma unroll
+  for (int step = 0; step < kKeys / 16; ++step) {
+    unsigned rows[kBlocks][4];
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* pair = &weights[block][2 * step + i / 2][i % 2 * 2];
+        rows[block][i] = pack_bf16(pair[0], pair[1]);
+      }
+#pragma unroll
+    for (int pair = 0; pair < D / 16; ++pair) {
+      unsigned values[4];
+      load_transposed(values, Rows::ahead(v, 2 * pair) + 16 * step * Rows::kRowBytes);
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        multiply_add(state.sums[block][2 * pair], rows[block], values[0], values[1]);
+        multiply_add(state.sums[block][2 * pair + 1], rows[block], values[2], values[3]);
+      }
+    }
+  }
+}
+
+// Through the warp's own rows of q's place in shared memory, so that rows leave in pieces of 16 bytes.
+template <int D>
+__device__ void store_rows(const AttendLaunch& a, const Tile& tile, const State<D>& state, unsigned char* q) {
+  using Rows = typename Shape<D>::Rows;
+  const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * Shape<D>::kWarpRows;
+  __syncwarp();
+#pragma unroll
+  for (int block = 0; block < Shape<D>::kRowBlocks; ++block)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float mass = state.mass[block][half];
+      for (int offset = 1; offset < 4; offset *= 2) mass += __shfl_xor_sync(kAllLanes, mass, offset);
+      const float scale = mass > 0 ? 1 / mass : 0.0f;
+      const int row = warp_row + 16 * block + 8 * half + lane / 4;
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n)
+        *reinterpret_cast<unsigned*>(q + Rows::at(row, n) * 16 + lane % 4 * 4) =
+            pack_bf16(state.sums[block][n][2 * half] * scale, state.sums[block][n][2 * half + 1] * scale);
+    }
+  __syncwarp();
+#pragma unroll 4
+  for (int i = lane; i < Shape<D>::kWarpRows * Rows::kPieces; i += kWarp) {
+    const int row = warp_row + i / Rows::kPieces, piece = i % Rows::kPieces;
+    if (row >= tile.num_rows) break;
+    __nv_bfloat16* out = static_cast<__nv_bfloat16*>(a.out) + tile.offset(a, row) + piece * 8;
+    *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(q + Rows::at(row, piece) * 16);
+  }
+}
+
+template <int D>
+__global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2) prefill_kernel(AttendLaunch a) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  using S = Shape<D>;
+  const unsigned q = shared_address(shared), stages = q + S::kQBytes;
+  int* scratch = reinterpret_cast<int*>(shared + S::kQBytes + kStages * 2 * S::kTileBytes);
+  Tile tile;
+  if (!find_tile<S::kRows>(a, scratch, tile)) return;
+
+  const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * S::kWarpRows;
+  const int last_row = min(warp_row + S::kWarpRows, tile.num_rows) - 1;  // the warp's, < warp_row: none
+  State<D> state;
+#pragma unroll
+  for (int block = 0; block < S::kRowBlocks; ++block)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      state.max[block][half] = -INFINITY, state.mass[block][half] = 0;
+      state.end[block][half] = tile.span(warp_row + 16 * block + 8 * half + lane / 4).end;
+    }
+#pragma unroll
+  for (int block = 0; block < S::kRowBlocks; ++block)
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) state.sums[block][n][i] = 0;
+
+  // The keys that any row of the CTA sees, and of them those that the warp's rows see; spans only move right.
+  const int begin = tile.span(0).begin / kKeys * kKeys, end = tile.span(tile.num_rows - 1).end;
+  const Span first_span = tile.span(warp_row), last_span = tile.span(last_row);
+  load_queries<D>(a, tile, q);
+  if (begin < end) load_keys<D>(a, tile, begin, stages);
+  commit_copies();
+  int stage = 0;
+  for (int first = begin; first < end; first += kKeys, stage ^= 1) {
+    wait_copies<0>();
+    __syncthreads();
+    if (first + kKeys < end) load_keys<D>(a, tile, first + kKeys, stages + (stage ^ 1) * 2 * S::kTileBytes);
+    commit_copies();
+    if (last_row < warp_row || first >= last_span.end || first + kKeys <= first_span.begin) continue;
+    const unsigned k = stages + stage * 2 * S::kTileBytes;
+    float scores[S::kRowBlocks][kKeys / 8][4];
+    score<D>(q, k, scores);
+    if (first + kKeys > first_span.end || first < last_span.begin) mask<D>(state, a.window, first, scores);
+    soften<D>(state, a.scale * kLog2E, scores);
+    add_values<D>(state, k + S::kTileBytes, scores);
+  }
+  wait_copies<0>();
+  if (begin >= end) __syncthreads();
+  store_rows<D>(a, tile, state, shared);
+}
+
+// ---- host
+
+template <int D>
+bool fits() {
+  int device = 0, bytes = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes >= Shape<D>::kBytes && cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                           Shape<D>::kBytes) == cudaSuccess;
+}
+
+template <int D>
+bool launch(const AttendLaunch& a, cudaStream_t stream) {
+  static const bool serves = fits<D>();
+  if (!serves) return false;
+  // A sequence's last tile may be short, so each adds at most one to the rows' whole tiles.
+  const std::int64_t rows = std::int64_t{a.num_tokens} * (a.num_heads / a.layout.num_kv_heads);
+  const std::int64_t tiles = rows / Shape<D>::kRows + (a.num_seqs - a.num_decode_seqs);
+  prefill_kernel<D>
+      <<<static_cast<unsigned>(tiles * a.layout.num_kv_heads), kThreads, Shape<D>::kBytes, stream>>>(a);
+  return true;
+}
+
+}  // namespace
+
+bool attend_prefill(const AttendLaunch& a, cudaStream_t stream) {
+  if (!a.bf16) return false;
+  switch (a.layout.head_dim) {
+    case 64: return launch<64>(a, stream);
+    case 80: return launch<80>(a, stream);
+    case 96: return launch<96>(a, stream);
+    case 128: return launch<128>(a, stream);
+    case 256: return launch<256>(a, stream);
+    default: return false;
+  }
+}
+
+}  // namespace fastgen::device

@@ -1,0 +1,214 @@
+// Attention of the CUDA backend against the CPU's: decode and prefill kernels, every head_dim that has a kernel of its own
+// and some that have not, lengths and block sizes that fall on and beside the tiles' edges.
+#include <cstring>
+#include <numeric>
+
+#include "cuda/cuda_support.h"
+
+namespace fastgen::test {
+namespace {
+
+struct Heads {
+  std::int32_t heads, kv_heads, head_dim;
+};
+struct Sequence {
+  std::int32_t num_queries, context;
+};
+using Sequences = std::vector<Sequence>;
+
+constexpr std::int32_t kLayer = 1, kNumLayers = 2;
+
+// One batch in both backends' memory. Its tables are as wide as the limit, the blocks are scattered.
+class Attention {
+ public:
+  Attention(DType dtype, Heads heads, std::int32_t block_size, std::int64_t num_seqs, std::int32_t context_max)
+      : heads_(heads), num_seqs_(num_seqs), dtype_(dtype) {
+    width_ = (context_max + block_size - 1) / block_size + 3;
+    const OpLimits limits{.max_tokens = 1024,
+                          .max_seqs = num_seqs,
+                          .max_blocks_per_seq = width_,
+                          .model_dim = 64,
+                          .num_heads = heads.heads,
+                          .num_kv_heads = heads.kv_heads,
+                          .head_dim = heads.head_dim,
+                          .ffn_dim = 8,
+                          .vocab = 8};
+    bench.cpu->reserve(limits);
+    bench.gpu->reserve(limits);
+    layout_ = {kNumLayers, heads.kv_heads, block_size, heads.head_dim};
+  }
+
+  // Lengths, a table of scattered blocks, and (the first time) an arena that holds them all.
+  void set(const Sequences& sequences) {
+    std::vector<std::int32_t> starts{0}, contexts, entries(static_cast<std::size_t>(num_seqs_ * width_));
+    std::vector<std::size_t> used;
+    for (std::size_t b = 0; b < sequences.size(); ++b) {
+      starts.push_back(starts.back() + sequences[b].num_queries);
+      contexts.push_back(sequences[b].context);
+      for (std::int32_t i = 0; i * layout_.block_size < sequences[b].context; ++i)
+        used.push_back(b * static_cast<std::size_t>(width_) + static_cast<std::size_t>(i));
+    }
+    std::vector<std::int32_t> blocks(std::max<std::size_t>(used.size(), static_cast<std::size_t>(num_blocks_)));
+    std::iota(blocks.begin(), blocks.end(), 0);
+    for (std::size_t i = blocks.size(); i-- > 1;)
+      std::swap(blocks[i], blocks[static_cast<std::size_t>(bench.rng.integer(0, static_cast<int>(i)))]);
+    for (std::size_t i = 0; i < used.size(); ++i) entries[used[i]] = blocks[i];
+    if (num_blocks_ == 0) {
+      num_blocks_ = static_cast<std::int64_t>(std::max<std::size_t>(blocks.size(), 1));
+      arena = bench.arenas(dtype_, layout_, num_blocks_, 8);
+    }
+    REQUIRE(static_cast<std::int64_t>(blocks.size()) <= num_blocks_);
+    write(start, starts, {static_cast<std::int64_t>(starts.size())});
+    write(context, contexts, {num_seqs_});
+    write(table, entries, {num_seqs_, width_});
+    if (!q.cpu) {
+      q = bench.random(dtype_, {starts.back(), heads_.heads, heads_.head_dim});
+      out = bench.random(dtype_, {starts.back(), heads_.heads * heads_.head_dim});
+    }
+  }
+
+  void attend_cpu(std::int32_t num_decodes, std::int32_t window = 0) {
+    bench.cpu->attend(kStream, {q.cpu, {start.cpu, context.cpu, table.cpu, num_decodes, 1}, arena.first, kLayer, window,
+                                scale(), out.cpu});
+  }
+  void attend_gpu(std::int32_t num_decodes, std::int32_t window = 0) {
+    bench.gpu->attend(kStream, {q.gpu, {start.gpu, context.gpu, table.gpu, num_decodes, 1}, arena.second, kLayer, window,
+                                scale(), out.gpu});
+  }
+  void compare(const std::string& what) { bench.compare(out, loose(dtype_), what); }
+  void check_differs(const std::string& what) {
+    test::check_differs(bench.result(out.gpu), values(out.cpu), loose(dtype_), what);
+  }
+
+  Bench bench;
+  std::pair<KvArena, KvArena> arena;
+  Twin start, context, table, q, out;
+
+ private:
+  // Into the same device memory each time, as a captured graph expects.
+  void write(Twin& twin, const std::vector<std::int32_t>& numbers, std::initializer_list<std::int64_t> shape) {
+    if (!twin.cpu) twin = bench.ints(numbers);
+    twin.cpu.rank = twin.gpu.rank = static_cast<std::int32_t>(shape.size());
+    std::copy(shape.begin(), shape.end(), twin.cpu.shape.begin());
+    twin.gpu.shape = twin.cpu.shape;
+    std::memcpy(twin.cpu.data, numbers.data(), numbers.size() * 4);
+    bench.gpu->upload(kStream, twin.gpu.data, twin.cpu.data, twin.cpu.bytes());
+    bench.gpu->host_wait(bench.gpu->record(kStream));
+  }
+  float scale() const { return 1 / std::sqrt(static_cast<float>(heads_.head_dim)); }
+
+  Heads heads_;
+  KvLayout layout_;
+  std::int64_t num_seqs_, width_ = 0, num_blocks_ = 0;
+  DType dtype_;
+};
+
+std::int32_t longest(const Sequences& sequences) {
+  std::int32_t context = 1;
+  for (const Sequence& s : sequences) context = std::max(context, s.context);
+  return context;
+}
+
+void check_case(DType dtype, Heads heads, std::int32_t block_size, std::int32_t window, const Sequences& sequences,
+                std::int32_t num_decodes) {
+  CAPTURE(heads.heads);
+  CAPTURE(heads.head_dim);
+  CAPTURE(block_size);
+  CAPTURE(window);
+  Attention attention(dtype, heads, block_size, static_cast<std::int64_t>(sequences.size()), longest(sequences));
+  attention.set(sequences);
+  attention.attend_cpu(num_decodes, window);
+  attention.attend_gpu(num_decodes, window);
+  attention.compare("attend");
+}
+
+const std::vector<Heads> kHeads = {{9, 3, 64},  {32, 8, 128}, {40, 8, 128}, {28, 4, 128}, {34, 1, 64}, {8, 8, 64},
+                                   {12, 1, 128}, {6, 2, 80},   {10, 1, 80},  {6, 2, 96},   {4, 2, 256}, {10, 1, 256},
+                                   {6, 6, 48},  {8, 4, 8}};
+
+TEST_CASE("cuda attend: decode rows of uneven lengths") {
+  FG_NEEDS_GPU();
+  // A padding row is a decode row that sees nothing.
+  const Sequences sequences = {{1, 1}, {1, 63}, {1, 64}, {1, 65}, {1, 0}, {1, 777}, {1, 16}, {1, 1100}, {1, 0}};
+  for (const Heads& heads : kHeads)
+    for (const auto& [block_size, window] : {std::pair{16, 0}, {64, 0}, {64, 100}, {128, 100}, {24, 0}})
+      check_case(DType::kBF16, heads, block_size, window, sequences, 9);
+  check_case(DType::kF32, {9, 3, 64}, 64, 0, sequences, 9);
+  check_case(DType::kBF16, {8, 2, 128}, 1, 0, {{1, 40}, {1, 3}}, 2);
+  check_case(DType::kBF16, {8, 2, 128}, 1024, 0, {{1, 1025}, {1, 3}}, 2);
+}
+
+TEST_CASE("cuda attend: decode of one row, of long contexts, of many sequences") {
+  FG_NEEDS_GPU();
+  check_case(DType::kBF16, {8, 2, 128}, 64, 0, {{1, 16384}}, 1);
+  check_case(DType::kBF16, {8, 2, 128}, 64, 4096, {{1, 16384}}, 1);
+  for (const std::int32_t context : {1, 127, 384, 385, 3000}) check_case(DType::kBF16, {8, 2, 64}, 16, 0, {{1, context}}, 1);
+  Sequences uneven;
+  for (int i = 0; i < 64; ++i) uneven.push_back({1, i % 8 == 0 ? 4096 : 80 + i});
+  check_case(DType::kBF16, {8, 2, 128}, 64, 0, uneven, 64);
+  Sequences many;
+  for (int i = 0; i < 700; ++i) many.push_back({1, i % 37 == 0 ? 0 : 1 + i % 150});
+  check_case(DType::kBF16, {8, 4, 64}, 16, 0, many, 700);
+}
+
+TEST_CASE("cuda attend: prefill, alone and behind decode rows") {
+  FG_NEEDS_GPU();
+  const Sequences prefill = {{40, 40}, {70, 171}, {3, 300}, {0, 0}, {5, 0}, {1, 129}, {65, 65}, {130, 1000}};
+  Sequences mixed = {{1, 1}, {1, 500}, {1, 0}};
+  mixed.insert(mixed.end(), prefill.begin(), prefill.end());
+  for (const Heads& heads : kHeads)
+    for (const auto& [block_size, window] : {std::pair{16, 100}, {64, 0}, {24, 0}, {128, 100}})
+      check_case(DType::kBF16, heads, block_size, window, block_size == 128 ? mixed : prefill, block_size == 128 ? 3 : 0);
+  check_case(DType::kF32, {9, 3, 64}, 64, 0, mixed, 3);
+  check_case(DType::kBF16, {8, 2, 128}, 64, 0, {{512, 512}, {100, 8000}}, 0);
+}
+
+TEST_CASE("cuda attend: a wrong length, window or table shows") {
+  FG_NEEDS_GPU();
+  const Sequences sequences = {{1, 20}, {1, 33}, {9, 31}, {12, 12}};
+  for (const Heads& heads : {Heads{8, 2, 128}, Heads{6, 2, 64}, Heads{4, 2, 256}}) {
+    Attention attention(DType::kBF16, heads, 16, 4, 64);
+    attention.set(sequences);
+    attention.attend_cpu(2, 10);
+    attention.attend_gpu(2, 10);
+    attention.compare("attend");
+    attention.attend_gpu(2, 9);
+    attention.check_differs("a window one shorter");
+    attention.attend_gpu(2);
+    attention.check_differs("no window");
+    attention.attend_cpu(2);
+    attention.compare("attend without a window");
+    attention.set({{1, 19}, {1, 33}, {9, 31}, {12, 12}});  // the table moves too
+    attention.attend_gpu(2);
+    attention.check_differs("another length and table");
+  }
+}
+
+TEST_CASE("cuda attend: a captured step serves other lengths, again and again, with the same bits") {
+  FG_NEEDS_GPU();
+  Sequences largest, captured, first, second;
+  for (int i = 0; i < 48; ++i) {
+    largest.push_back({1, 1024});
+    captured.push_back({1, 0});
+    first.push_back({1, i < 40 ? 1 + i * 20 : 0});
+    second.push_back({1, i % 5 == 0 ? 1024 : 1});
+  }
+  Attention attention(DType::kBF16, {32, 8, 128}, 64, 48, 1024);
+  attention.set(largest);
+  attention.set(captured);
+  attention.bench.gpu->begin_capture();
+  attention.attend_gpu(48);
+  const GraphId graph = attention.bench.gpu->end_capture();
+  for (const Sequences& lengths : {first, second, largest, first}) {
+    attention.set(lengths);
+    attention.attend_cpu(48);
+    attention.bench.gpu->replay(graph);
+    const Doubles once = attention.bench.result(attention.out.gpu);
+    attention.compare("attend replayed");
+    attention.bench.gpu->replay(graph);
+    CHECK(attention.bench.result(attention.out.gpu) == once);
+  }
+}
+
+}  // namespace
+}  // namespace fastgen::test
