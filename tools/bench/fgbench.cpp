@@ -2,10 +2,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
+#include <string>
 
 #include "base/log.h"
+#include "base/step_trace.h"
+#include "bench/ceilings.h"
 #include "bench/offline.h"
+#include "bench/op.h"
 #include "fastgen/error.h"
 
 int main(int argc, char** argv) {
@@ -13,13 +18,22 @@ int main(int argc, char** argv) {
   CLI::App app("fgbench: measures the engine on this machine", "fgbench");
   app.require_subcommand(1);
   bench::OfflineOptions offline;
-  bench::add_offline(app, offline);
+  bench::OpOptions op;
+  bench::RooflineOptions roofline;
+  const CLI::App* run_offline = bench::add_offline(app, offline);
+  const CLI::App* run_op = bench::add_op(app, op);
+  bench::add_roofline(app, roofline);
   CLI11_PARSE(app, argc, argv);
 
   set_log_level(LogLevel::kWarn);
-  for (int i = 0; i < argc; ++i) offline.command += (i > 0 ? " " : "") + std::string(argv[i]);
+  std::signal(SIGUSR2, [](int) { request_step_trace(); });
+  std::string command;
+  for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);
+  offline.command = op.command = roofline.command = command;
   try {
-    bench::run_offline(offline);
+    if (run_offline->parsed()) bench::run_offline(offline);
+    else if (run_op->parsed()) bench::run_op(op);
+    else bench::run_roofline(roofline);
   } catch (const Error& error) {
     fmt::print(stderr, "fgbench: {}\n", error.what());
     return 1;

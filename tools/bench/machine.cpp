@@ -81,4 +81,10 @@ void write_machine(JsonWriter& json, const Machine& machine) {
       .end_object();
 }
 
+void write_record_head(JsonWriter& json, const char* benchmark, const std::string& command) {
+  json.field("benchmark", benchmark).field("date", utc_now()).field("commit", commit()).field("command", command);
+  json.key("machine");
+  write_machine(json, this_machine());
+}
+
 }  // namespace fastgen::bench

@@ -22,5 +22,7 @@ const char* commit();
 
 // The fields of `machine`, as one JSON object.
 void write_machine(JsonWriter& json, const Machine& machine);
+// Into an open object, how every record begins: which benchmark, when, of which commit, how it was called, on what machine.
+void write_record_head(JsonWriter& json, const char* benchmark, const std::string& command);
 
 }  // namespace fastgen::bench

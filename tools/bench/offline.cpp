@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <random>
@@ -12,15 +14,19 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/json_writer.h"
+#include "base/step_trace.h"
+#include "bench/ceilings.h"
 #include "bench/figures.h"
-#include "bench/machine.h"
+#include "bench/offline_report.h"
 #include "engine_flags.h"
 #include "fastgen/error.h"
 
 namespace fastgen::bench {
 
 namespace {
+
+// Steps that pass between a wish for a trace and its first step, and after its last.
+constexpr std::int32_t kTraceMargin = 8;
 
 using Prompts = std::vector<std::vector<TokenId>>;
 
@@ -40,12 +46,12 @@ Prompts random_prompts(std::int32_t count, std::int32_t length, std::int32_t voc
   return prompts;
 }
 
-Request request_of(const OfflineOptions& options, std::vector<TokenId> prompt, std::size_t idx) {
+Request request_of(const OfflineOptions& options, std::int32_t decode_len, std::vector<TokenId> prompt, std::size_t idx) {
   Request request;
   request.prompt = std::move(prompt);
   request.sampling.temperature = options.temperature;
   request.sampling.seed = options.seed + idx;
-  request.sampling.max_tokens = options.decode_len;
+  request.sampling.max_tokens = decode_len;
   request.sampling.ignore_eos = true;
   request.user_tag = idx;
   return request;
@@ -66,41 +72,45 @@ std::size_t drain(EventRing& ring, std::span<RequestTimes> times) {
   return num_finished;
 }
 
+struct TraceWish {
+  std::int32_t num_steps = 0;  // 0: none
+  std::string file;
+  bool at_start = false;  // else from when every request has its first token
+};
+
 // Submits all as soon as the engine has tickets, and waits until all have finished.
-std::vector<RequestTimes> run_requests(Engine& engine, const OfflineOptions& options, Prompts prompts) {
+std::vector<RequestTimes> run_requests(Engine& engine, const OfflineOptions& options, std::int32_t decode_len, Prompts prompts,
+                                       TraceWish wish) {
   std::vector<RequestTimes> times(prompts.size());
-  for (RequestTimes& request : times) request.token_us.reserve(std::size_t(options.decode_len));
+  for (RequestTimes& request : times) request.token_us.reserve(std::size_t(decode_len));
   EventRing& ring = engine.ring(0);
   std::size_t num_submitted = 0, num_finished = 0;
+  if (wish.at_start && wish.num_steps > 0) request_step_trace(std::exchange(wish.num_steps, 0), wish.file);
   while (num_finished < prompts.size()) {
     while (num_submitted < prompts.size()) {
       std::optional<Ticket> ticket = engine.try_admit();
       if (!ticket) break;
       times[num_submitted].submit_us = now_us();
-      engine.submit(std::move(*ticket), request_of(options, std::move(prompts[num_submitted]), num_submitted));
+      engine.submit(std::move(*ticket), request_of(options, decode_len, std::move(prompts[num_submitted]), num_submitted));
       ++num_submitted;
     }
     if (ring.wait(100)) ring.acknowledge();
     num_finished += drain(ring, times);
+    const auto has_none = [](const RequestTimes& request) { return request.token_us.empty(); };
+    if (wish.num_steps > 0 && std::none_of(times.begin(), times.end(), has_none))
+      request_step_trace(std::exchange(wish.num_steps, 0), wish.file);
   }
   return times;
 }
 
-void check(const OfflineOptions& options, const EngineInfo& info) {
-  const std::int64_t length = std::int64_t(options.prompt_len) + options.decode_len;
+void check(const OfflineCase& one, const EngineInfo& info) {
+  const std::int64_t length = std::int64_t(one.prompt_len) + one.decode_len;
   if (length > info.max_model_len) {
     throw Error(fmt::format("--prompt-len {} and --decode-len {} together exceed the {} tokens that the model (or the "
                             "KV cache: --kv-gb) holds",
-                            options.prompt_len, options.decode_len, info.max_model_len));
+                            one.prompt_len, one.decode_len, info.max_model_len));
   }
 }
-
-struct Run {
-  Figures figures;
-  EngineStats stats;  // of the measured part
-  EngineInfo info;
-  Machine machine;
-};
 
 EngineStats difference(const EngineStats& before, EngineStats after) {
   after.num_steps -= before.num_steps;
@@ -110,118 +120,111 @@ EngineStats difference(const EngineStats& before, EngineStats after) {
   return after;
 }
 
-Run measure(const OfflineOptions& options) {
-  EngineConfig config = options.engine;
-  config.seed = options.seed;
-  const std::unique_ptr<Engine> engine = Engine::create(config);
-  check(options, engine->info());
+// The runs of one engine, one after the other.
+class Offline {
+ public:
+  explicit Offline(const OfflineOptions& options) : options_(options), cases_(cases_of(options)) {
+    check_profile();
+    if (!options.no_ceilings && computes()) ceilings_ = find_ceilings();
+    EngineConfig config = options.engine;
+    config.seed = options.seed;
+    engine_ = Engine::create(config);
+    for (const OfflineCase& one : cases_) check(one, engine_->info());
+    if (ceilings_.known()) shape_ = load_shape(options.engine.model, options.engine.revision);
+  }
+  ~Offline() { engine_->stop(); }
 
-  // Warm-up prompts come first out of the same generator, so that none is measured again.
-  Prompts all = random_prompts(options.num_warmup + options.num_prompts, options.prompt_len, engine->info().vocab,
-                               options.seed);
-  Prompts measured(std::make_move_iterator(all.begin() + options.num_warmup), std::make_move_iterator(all.end()));
-  all.resize(std::size_t(options.num_warmup));
-  run_requests(*engine, options, std::move(all));
+  std::vector<OfflineRun> run() {
+    print_head(options_, engine_->info());
+    std::vector<OfflineRun> runs;
+    for (std::int32_t repeat = 0; repeat < options_.num_repeats; ++repeat) {
+      for (const OfflineCase& one : cases_) {
+        runs.push_back(measure(one, repeat));
+        print_run(runs.back());
+      }
+    }
+    return runs;
+  }
 
-  const EngineStats before = engine->stats();
-  const std::vector<RequestTimes> times = run_requests(*engine, options, std::move(measured));
-  Run run{.figures = figures_of(times, options.prompt_len),
-          .stats = difference(before, engine->stats()),
-          .info = engine->info(),
-          .machine = this_machine()};
-  engine->stop();
-  return run;
-}
+  const EngineInfo& info() const { return engine_->info(); }
+  const Ceilings& ceilings() const { return ceilings_; }
 
-void print_table(const OfflineOptions& options, const Run& run) {
-  const Figures& f = run.figures;
-  fmt::print("{} ({}, {:.1f} M parameters), {} on {}\n", run.info.model_folder, run.info.architecture,
-             double(run.info.num_parameters) / 1e6, run.info.dtype, run.info.device);
-  fmt::print("{} prompts of {} tokens, {} decoded for each, at most {} at once\n\n", options.num_prompts,
-             options.prompt_len, options.decode_len, run.info.max_batch);
-  const auto rate = [](const char* name, double value) { fmt::print("{:<18}{:>12.1f} tokens/s\n", name, value); };
-  rate("output", f.output_tokens_per_s);
-  rate("prompt and output", f.total_tokens_per_s);
-  rate("prefill", f.prefill_tokens_per_s);
-  rate("decode", f.decode_tokens_per_s);
-  fmt::print("\n{:<18}{:>12}{:>12}{:>12}\n", "milliseconds", "median", "99 %", "most");
-  const auto spread = [](const char* name, const Spread& s) {
-    fmt::print("{:<18}{:>12.3f}{:>12.3f}{:>12.3f}\n", name, s.p50, s.p99, s.max);
-  };
-  spread("first token", f.ttft_ms);
-  spread("each next token", f.tpot_ms);
-  spread("step", f.step_ms);
-  fmt::print("\n{} prompt and {} output tokens in {:.3f} s, {} steps, {} preemptions\n", f.prompt_tokens,
-             f.output_tokens, f.wall_s, run.stats.num_steps, run.stats.num_preemptions);
-}
+ private:
+  bool computes() const { return options_.engine.backend == "cpu" || options_.engine.backend == "cuda"; }
 
-void write_spread(JsonWriter& json, const char* name, const Spread& spread) {
-  json.key(name).begin_object().field("p50", spread.p50).field("p99", spread.p99).field("max", spread.max).end_object();
-}
+  Ceilings find_ceilings() const {
+    if (!options_.ceilings_path.empty()) return read_ceilings(options_.ceilings_path);
+    return measure_ceilings({.backend = options_.engine.backend,
+                             .dtype = options_.engine.dtype == "float32" ? "float32" : "bfloat16",
+                             .num_threads = options_.engine.num_threads,
+                             .gpu_gb = options_.engine.gpu_gb});
+  }
 
-void write_config(JsonWriter& json, const OfflineOptions& options, const Run& run) {
-  json.begin_object()
-      .field("model", run.info.model_folder)
-      .field("architecture", run.info.architecture)
-      .field("num_parameters", run.info.num_parameters)
-      .field("backend", run.info.backend)
-      .field("device", run.info.device)
-      .field("dtype", run.info.dtype)
-      .field("dummy_weights", options.engine.dummy_weights)
-      .field("threads", options.engine.num_threads)
-      .field("max_batch", run.info.max_batch)
-      .field("max_prefill", options.engine.max_prefill)
-      .field("block_size", run.info.block_size)
-      .field("kv_tokens", run.info.kv_tokens)
-      .field("num_prompts", options.num_prompts)
-      .field("prompt_len", options.prompt_len)
-      .field("decode_len", options.decode_len)
-      .field("num_warmup", options.num_warmup)
-      .field("temperature", options.temperature)
-      .field("seed", options.seed)
-      .end_object();
-}
+  // The tracing must be over before a run is.
+  bool can_trace(const OfflineCase& one) const { return options_.profile_steps + kTraceMargin <= one.decode_len; }
+  void check_profile() const {
+    if (options_.profile_steps == 0 || std::any_of(cases_.begin(), cases_.end(), [&](const auto& one) { return can_trace(one); })) return;
+    throw Error(fmt::format("--profile-steps {}: no run is long enough, it takes {} decoded tokens", options_.profile_steps,
+                            options_.profile_steps + kTraceMargin));
+  }
+  std::string trace_file(std::size_t run_idx) const {
+    if (cases_.size() == 1) return options_.profile_file;
+    const std::filesystem::path path = options_.profile_file;
+    return (path.parent_path() / fmt::format("{}.{}{}", path.stem().string(), run_idx + 1, path.extension().string())).string();
+  }
 
-void write_figures(JsonWriter& json, const Run& run) {
-  const Figures& f = run.figures;
-  json.begin_object()
-      .field("prompt_tokens", f.prompt_tokens)
-      .field("output_tokens", f.output_tokens)
-      .field("wall_s", f.wall_s)
-      .field("output_tokens_per_s", f.output_tokens_per_s)
-      .field("total_tokens_per_s", f.total_tokens_per_s)
-      .field("prefill_tokens_per_s", f.prefill_tokens_per_s)
-      .field("decode_tokens_per_s", f.decode_tokens_per_s);
-  write_spread(json, "ttft_ms", f.ttft_ms);
-  write_spread(json, "tpot_ms", f.tpot_ms);
-  write_spread(json, "step_ms", f.step_ms);
-  json.field("num_steps", run.stats.num_steps)
-      .field("num_graph_steps", run.stats.num_graph_steps)
-      .field("num_preemptions", run.stats.num_preemptions)
-      .field("load_s", run.info.load_seconds)
-      .end_object();
-}
+  OfflineRun measure(const OfflineCase& one, std::int32_t repeat) {
+    // Warm-up prompts come first out of the same generator, so that none is measured again; no two runs share a prompt.
+    Prompts all = random_prompts(options_.num_warmup + one.num_prompts, one.prompt_len, engine_->info().vocab,
+                                 options_.seed + num_runs_++ * 0x9E3779B97F4A7C15);
+    Prompts measured(std::make_move_iterator(all.begin() + options_.num_warmup), std::make_move_iterator(all.end()));
+    all.resize(std::size_t(options_.num_warmup));
+    run_requests(*engine_, options_, one.decode_len, std::move(all), {});
 
-void write_json(const OfflineOptions& options, const Run& run, std::ofstream& out) {
-  std::string text;
-  JsonWriter json(text);
-  json.begin_object()
-      .field("benchmark", "offline")
-      .field("date", utc_now())
-      .field("commit", commit())
-      .field("command", options.command);
-  json.key("machine");
-  write_machine(json, run.machine);
-  json.key("config");
-  write_config(json, options, run);
-  json.key("results");
-  write_figures(json, run);
-  json.end_object();
-  out << text << '\n';
-  if (!out.flush()) throw Error(fmt::format("--json {}: cannot be written", options.json_path));
-}
+    TraceWish wish;
+    if (options_.profile_steps > 0 && repeat + 1 == options_.num_repeats && can_trace(one))
+      wish = {options_.profile_steps, trace_file(std::size_t(num_runs_ - 1) % cases_.size()), options_.profile_at == "start"};
+    const EngineStats before = engine_->stats();
+    const std::vector<RequestTimes> times = run_requests(*engine_, options_, one.decode_len, std::move(measured), wish);
+    OfflineRun run{.shape = one,
+                   .repeat = repeat,
+                   .figures = figures_of(times, one.prompt_len),
+                   .stats = difference(before, engine_->stats()),
+                   .ceiling = {},
+                   .trace = take_step_trace_result()};
+    if (ceilings_.known()) run.ceiling = ceiling_of(one, engine_->info(), shape_, ceilings_);
+    return run;
+  }
+
+  const OfflineOptions& options_;
+  const std::vector<OfflineCase> cases_;
+  Ceilings ceilings_;
+  ModelShape shape_;
+  std::unique_ptr<Engine> engine_;
+  std::uint64_t num_runs_ = 0;
+};
 
 }  // namespace
+
+OfflineCase parse_case(const std::string& text) {
+  OfflineCase one;
+  int end = 0;
+  const int found = std::sscanf(text.c_str(), "%9dx%9d+%9d%n", &one.num_prompts, &one.prompt_len, &one.decode_len, &end);
+  if (found != 3 || std::size_t(end) != text.size() || one.num_prompts < 1 || one.prompt_len < 1 || one.decode_len < 1)
+    throw Error(fmt::format("--case {}: needs something like 512x1024+128", text));
+  return one;
+}
+
+std::vector<OfflineCase> cases_of(const OfflineOptions& options) {
+  std::vector<OfflineCase> cases;
+  for (const std::string& text : options.cases) cases.push_back(parse_case(text));
+  if (!cases.empty()) return cases;
+  const auto batches = options.batches.empty() ? std::vector{options.num_prompts} : options.batches;
+  const auto decode_lens = options.decode_lens.empty() ? std::vector{options.decode_len} : options.decode_lens;
+  for (std::int32_t batch : batches)
+    for (std::int32_t decode_len : decode_lens) cases.push_back({batch, options.prompt_len, decode_len});
+  return cases;
+}
 
 CLI::App* add_offline(CLI::App& app, OfflineOptions& options) {
   CLI::App* offline = app.add_subcommand("offline", "throughput of the engine: random prompts, all there at the start");
@@ -230,11 +233,24 @@ CLI::App* add_offline(CLI::App& app, OfflineOptions& options) {
   offline->add_option("--num-prompts", options.num_prompts, "requests")->check(at_least(1))->capture_default_str();
   offline->add_option("--prompt-len", options.prompt_len, "tokens of each prompt")->check(at_least(1))->capture_default_str();
   offline->add_option("--decode-len", options.decode_len, "tokens of each answer")->check(at_least(1))->capture_default_str();
+  const auto list = [&](const char* name, auto& value, const char* what) { return offline->add_option(name, value, what)->delimiter(','); };
+  CLI::Option* sweep = list("--sweep", options.decode_lens, "decode lengths, a run for each: 16,128,512")->check(at_least(1))->excludes("--decode-len");
+  CLI::Option* batch = list("--batch", options.batches, "numbers of requests, a run for each: 1,16,256")->check(at_least(1))->excludes("--num-prompts");
+  list("--case", options.cases, "runs written out, PROMPTSxTOKENS+DECODED: 512x1024+128,1x128+256")
+      ->excludes(sweep)->excludes(batch)->excludes("--num-prompts")->excludes("--prompt-len")->excludes("--decode-len");
+  offline->add_option("--repeats", options.num_repeats, "of all the runs")->check(at_least(1))->capture_default_str();
   offline->add_option("--warmup", options.num_warmup, "requests before the clock starts")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   offline->add_option("--temperature", options.temperature, "of the sampling; 0 is greedy")->capture_default_str();
   offline->add_option("--seed", options.seed, "of prompts, sampling and dummy weights")->capture_default_str();
+  offline->add_option("--ceilings", options.ceilings_path, "file of fgbench roofline --json (default: measured at the start)");
+  offline->add_flag("--no-ceilings", options.no_ceilings, "no percent of what the machine can do at most")->excludes("--ceilings");
+  offline->add_option("--profile-steps", options.profile_steps, "write so many steps of each run's last repeat to a trace; GPU busy %")
+      ->check(CLI::Range(0, 100000));
+  offline->add_option("--profile-file", options.profile_file, "of the trace; several runs number it")->capture_default_str();
+  offline->add_option("--profile-at", options.profile_at, "decode (when every request has its first token) or start")
+      ->check(CLI::IsMember({"decode", "start"}))->capture_default_str();
   offline->add_option("--json", options.json_path, "also write the figures, with machine and commit, to this file");
   return offline;
 }
@@ -245,9 +261,9 @@ void run_offline(const OfflineOptions& options) {
     json.open(options.json_path);  // before the work, which may be long
     if (!json) throw Error(fmt::format("--json {}: cannot be written", options.json_path));
   }
-  const Run run = measure(options);
-  print_table(options, run);
-  if (json.is_open()) write_json(options, run, json);
+  Offline offline(options);
+  const std::vector<OfflineRun> runs = offline.run();
+  if (json.is_open()) write_record(options, offline.info(), offline.ceilings(), runs, json);
 }
 
 }  // namespace fastgen::bench
