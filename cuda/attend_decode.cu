@@ -18,7 +18,7 @@
 #include <algorithm>
 
 #include "attend_decode_plan.cuh"
-#include "mma.cuh"
+#include "attend_load.cuh"
 
 namespace fastgen::device {
 
@@ -88,35 +88,15 @@ struct Loader {
   }
 };
 
-// Starts the loads of a warp's next chunk, K rows then V rows, and steps on. Rows outside the span become zeros: a
-// weight of zero does not silence what is not a number.
+// Starts the loads of a warp's next chunk, and steps on.
 template <int D>
 __device__ void load_chunk(const AttendLaunch& a, const Plan& plan, Loader& loader, unsigned to) {
-  using Rows = typename Shape<D>::Rows;
   const Segment& s = loader.s;
-  const int first = loader.first_key(), lane = threadIdx.x % kWarp, block_size = a.layout.block_size;
-  if (loader.live && first < s.span.end && first + kChunk > s.span.begin) {
-    const __nv_bfloat16* arena = static_cast<const __nv_bfloat16*>(a.arena);
-    const std::int64_t v_offset = a.layout.num_kv_heads * a.layout.tile_elements();
-    // With blocks of whole chunks the rows lie one after the other.
-    const bool whole = block_size % kChunk == 0;
-    const __nv_bfloat16* chunk = arena + a.layout.tile_offset(loader.block, a.layer, 0, s.kv_head) +
-                                 std::int64_t{first % block_size} * D;
-#pragma unroll
-    for (int i = 0; i < kChunk * Rows::kPieces / kWarp; ++i) {
-      const int index = i * kWarp + lane, row = index / Rows::kPieces, piece = index % Rows::kPieces;
-      const int key = first + row;
-      const __nv_bfloat16* k = chunk + index * 8;
-      if (!whole) {
-        const int block = __shfl_sync(kAllLanes, loader.block, row);
-        k = arena + a.layout.tile_offset(block, a.layer, 0, s.kv_head) + std::int64_t{key % block_size} * D + piece * 8;
-      }
-      const bool seen = key >= s.span.begin && key < s.span.end;
-      const unsigned place = to + Rows::at(row, piece) * 16;
-      copy_async(place, seen ? k : arena, seen);
-      copy_async(place + Shape<D>::kChunkBytes, seen ? k + v_offset : arena, seen);
-    }
-  }
+  const int first = loader.first_key(), lane = threadIdx.x % kWarp;
+  if (loader.live && first < s.span.end && first + kChunk > s.span.begin)
+    load_keys<D, kChunk, kWarp>(a, s.kv_head, s.span, first, lane, to, [&](int key) {
+      return __shfl_sync(kAllLanes, loader.block, key - first);
+    });
   loader.advance(a, plan);
 }
 

@@ -8,8 +8,7 @@
 // sequence's last tiles, which see the most keys, come first.
 //
 // Measured: not yet. Known to be weak: few rows against a long context, which is not split along the context.
-#include "attend_plan.cuh"
-#include "mma.cuh"
+#include "attend_load.cuh"
 
 namespace fastgen::device {
 
@@ -20,7 +19,7 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kKeys = 64;  // of one tile
 constexpr int kStages = 2;
 
-// Shared memory: q [kRows], then stages of K [64] and V [64], rows in PieceLayout; then ints of the search.
+// Shared memory: q [kRows], then stages of K [64] and V [64], rows in PieceLayout; then ints of the search, Tile.
 template <int D>
 struct Shape {
   using Rows = PieceLayout<D>;
@@ -29,10 +28,11 @@ struct Shape {
   static constexpr int kRows = kWarps * kWarpRows;
   static constexpr int kQBytes = kRows * Rows::kRowBytes;
   static constexpr int kTileBytes = kKeys * Rows::kRowBytes;
-  static constexpr int kBytes = kQBytes + kStages * 2 * kTileBytes + 64;
+  static constexpr int kBytes = kQBytes + kStages * 2 * kTileBytes + 64;  // 64: Tile
 };
 
-// The rows of one CTA: rows first_row .. of the packed rows of a sequence and a KV head.
+// The rows of one CTA: rows first_row .. of the packed rows of a sequence and a KV head. It lies in shared memory: the
+// registers are full of scores and sums.
 struct Tile {
   int seq, kv_head, group;  // group: query heads of the KV head
   int first_token;          // the sequence's first row in q
@@ -52,12 +52,12 @@ struct Tile {
   }
 };
 
+// False: the list is shorter than the grid.
 template <int kRows>
-__device__ bool find_tile(const AttendLaunch& a, int* scratch, Tile& tile) {
+__device__ bool find_tile(const AttendLaunch& a, int* scratch, Tile* tile) {
   const int num_kv_heads = a.layout.num_kv_heads, index = blockIdx.x / num_kv_heads;
-  tile.kv_head = blockIdx.x % num_kv_heads;
-  tile.group = a.num_heads / num_kv_heads;
-  const auto size = [&](int seq) { return (num_queries(a, seq) * tile.group + kRows - 1) / kRows; };
+  const int group = a.num_heads / num_kv_heads;
+  const auto size = [&](int seq) { return (num_queries(a, seq) * group + kRows - 1) / kRows; };
   const Run run = Run::of_thread<kThreads>(a.num_decode_seqs, a.num_seqs);
   int total = 0;
   const int before = prefix_sum<kWarps>(run.sum(size), scratch, total);
@@ -65,13 +65,14 @@ __device__ bool find_tile(const AttendLaunch& a, int* scratch, Tile& tile) {
   Place* found = reinterpret_cast<Place*>(scratch);
   run.find(size, before, index, found);
   __syncthreads();
-  tile.seq = found->seq;
-  tile.num_tokens = num_queries(a, tile.seq);
-  tile.first_token = a.query_start[tile.seq];
-  tile.context = a.context_len[tile.seq];
-  tile.window = a.window;
-  tile.first_row = (size(tile.seq) - 1 - (index - found->first)) * kRows;
-  tile.num_rows = min(kRows, tile.num_tokens * tile.group - tile.first_row);
+  const auto [seq, first] = *found;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const int num_tokens = num_queries(a, seq), first_row = (size(seq) - 1 - (index - first)) * kRows;
+    *tile = {seq, static_cast<int>(blockIdx.x % num_kv_heads), group, a.query_start[seq], first_row,
+             min(kRows, num_tokens * group - first_row), a.context_len[seq], num_tokens, a.window};
+  }
+  __syncthreads();
   return true;
 }
 
@@ -87,31 +88,11 @@ __device__ void load_queries(const AttendLaunch& a, const Tile& tile, unsigned t
   }
 }
 
-// Starts the loads of keys first .. first + 63; those past the context become zeros.
 template <int D>
-__device__ void load_keys(const AttendLaunch& a, const Tile& tile, int first, unsigned to) {
-  using Rows = typename Shape<D>::Rows;
-  const int block_size = a.layout.block_size;
+__device__ void load_tile(const AttendLaunch& a, const Tile& tile, int first, unsigned to) {
   const std::int32_t* table = a.block_table + std::int64_t{tile.seq} * a.blocks_per_seq;
-  const __nv_bfloat16* arena = static_cast<const __nv_bfloat16*>(a.arena);
-  const std::int64_t v_offset = a.layout.num_kv_heads * a.layout.tile_elements();
-  // With blocks of whole tiles the rows lie one after the other.
-  const bool whole = block_size % kKeys == 0;
-  const __nv_bfloat16* keys = arena + a.layout.tile_offset(table[first / block_size], a.layer, 0, tile.kv_head) +
-                              std::int64_t{first % block_size} * D;
-#pragma unroll
-  for (int i = 0; i < kKeys * Rows::kPieces / kThreads; ++i) {
-    const int index = i * kThreads + static_cast<int>(threadIdx.x), row = index / Rows::kPieces,
-              piece = index % Rows::kPieces, key = first + row;
-    const bool real = key < tile.context;
-    const __nv_bfloat16* k = keys + index * 8;
-    if (!whole && real)
-      k = arena + a.layout.tile_offset(table[key / block_size], a.layer, 0, tile.kv_head) +
-          std::int64_t{key % block_size} * D + piece * 8;
-    const unsigned place = to + Rows::at(row, piece) * 16;
-    copy_async(place, real ? k : arena, real);
-    copy_async(place + Shape<D>::kTileBytes, real ? k + v_offset : arena, real);
-  }
+  load_keys<D, kKeys, kThreads>(a, tile.kv_head, {0, tile.context}, first, threadIdx.x, to,
+                                [&](int key) { return table[key / a.layout.block_size]; });
 }
 
 // A warp's rows. Of each block of 16 a lane has rows lane / 4 and + 8: index [block][0 and 1].
@@ -121,8 +102,20 @@ struct State {
   float sums[kBlocks][D / 8][4];  // C fragments of O
   float max[kBlocks][2];          // of the unscaled scores
   float mass[kBlocks][2];         // this lane's keys alone
-  int end[kBlocks][2];            // of the keys that the row sees
 };
+
+template <int D>
+__device__ void clear(State<D>& state) {
+#pragma unroll
+  for (int block = 0; block < Shape<D>::kRowBlocks; ++block) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) state.max[block][half] = -INFINITY, state.mass[block][half] = 0;
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) state.sums[block][n][i] = 0;
+  }
+}
 
 // S = q K^T, C fragments [rows, keys].
 template <int D>
@@ -158,18 +151,21 @@ __device__ void score(unsigned q, unsigned k, float (&scores)[Shape<D>::kRowBloc
 }
 
 template <int D>
-__device__ void mask(const State<D>& state, int window, int first, float (&scores)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
-  const int lane = threadIdx.x % kWarp;
+__device__ void mask(const Tile& tile, int first, float (&scores)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
+  const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp * Shape<D>::kWarpRows + lane / 4;
 #pragma unroll
   for (int block = 0; block < Shape<D>::kRowBlocks; ++block)
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
+    for (int half = 0; half < 2; ++half) {
+      const Span span = tile.span(row + 16 * block + 8 * half);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int key = first + n * 8 + lane % 4 * 2 + i % 2;
-        const int end = state.end[block][i / 2];
-        if (key >= end || (window > 0 && key < end - window)) scores[block][n][i] = -INFINITY;
-      }
+      for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int key = first + n * 8 + lane % 4 * 2 + i;
+          if (key < span.begin || key >= span.end) scores[block][n][2 * half + i] = -INFINITY;
+        }
+    }
 }
 
 // Scores become weights, the sums so far shrink to the new maximum.
@@ -197,6 +193,8 @@ __device__ void soften(State<D>& state, float scale, float (&scores)[Shape<D>::k
           mass += scores[block][n][i];
         }
       state.mass[block][half] = state.mass[block][half] * shrink + mass;
+      // Maxima settle after a few tiles.
+      if (!__any_sync(kAllLanes, shrink != 1)) continue;
 #pragma unroll
       for (int n = 0; n < D / 8; ++n)
 #pragma unroll
@@ -268,49 +266,38 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2) prefill_kernel(Atte
   extern __shared__ __align__(1024) unsigned char shared[];
   using S = Shape<D>;
   const unsigned q = shared_address(shared), stages = q + S::kQBytes;
-  int* scratch = reinterpret_cast<int*>(shared + S::kQBytes + kStages * 2 * S::kTileBytes);
-  Tile tile;
-  if (!find_tile<S::kRows>(a, scratch, tile)) return;
+  Tile& tile = *reinterpret_cast<Tile*>(shared + S::kQBytes + kStages * 2 * S::kTileBytes);
+  if (!find_tile<S::kRows>(a, reinterpret_cast<int*>(&tile), &tile)) return;
 
-  const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * S::kWarpRows;
-  const int last_row = min(warp_row + S::kWarpRows, tile.num_rows) - 1;  // the warp's, < warp_row: none
-  State<D> state;
-#pragma unroll
-  for (int block = 0; block < S::kRowBlocks; ++block)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      state.max[block][half] = -INFINITY, state.mass[block][half] = 0;
-      state.end[block][half] = tile.span(warp_row + 16 * block + 8 * half + lane / 4).end;
-    }
-#pragma unroll
-  for (int block = 0; block < S::kRowBlocks; ++block)
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) state.sums[block][n][i] = 0;
-
-  // The keys that any row of the CTA sees, and of them those that the warp's rows see; spans only move right.
+  // The keys that any row of the CTA sees, and of them those that any and that all of the warp's rows see: a row's keys
+  // lie no further left than the row's before.
+  const int warp_row = threadIdx.x / kWarp * S::kWarpRows, last_row = min(warp_row + S::kWarpRows, tile.num_rows) - 1;
   const int begin = tile.span(0).begin / kKeys * kKeys, end = tile.span(tile.num_rows - 1).end;
   const Span first_span = tile.span(warp_row), last_span = tile.span(last_row);
+  const Span any = last_row < warp_row ? Span{0, 0} : Span{first_span.begin, last_span.end};
+  const Span all{last_span.begin, first_span.end};
+
+  State<D> state;
+  clear(state);
   load_queries<D>(a, tile, q);
-  if (begin < end) load_keys<D>(a, tile, begin, stages);
+  if (begin < end) load_tile<D>(a, tile, begin, stages);
   commit_copies();
   int stage = 0;
   for (int first = begin; first < end; first += kKeys, stage ^= 1) {
     wait_copies<0>();
     __syncthreads();
-    if (first + kKeys < end) load_keys<D>(a, tile, first + kKeys, stages + (stage ^ 1) * 2 * S::kTileBytes);
+    if (first + kKeys < end) load_tile<D>(a, tile, first + kKeys, stages + (stage ^ 1) * 2 * S::kTileBytes);
     commit_copies();
-    if (last_row < warp_row || first >= last_span.end || first + kKeys <= first_span.begin) continue;
+    if (first >= any.end || first + kKeys <= any.begin) continue;
     const unsigned k = stages + stage * 2 * S::kTileBytes;
     float scores[S::kRowBlocks][kKeys / 8][4];
     score<D>(q, k, scores);
-    if (first + kKeys > first_span.end || first < last_span.begin) mask<D>(state, a.window, first, scores);
+    if (first + kKeys > all.end || first < all.begin) mask<D>(tile, first, scores);
     soften<D>(state, a.scale * kLog2E, scores);
     add_values<D>(state, k + S::kTileBytes, scores);
   }
-  wait_copies<0>();
-  if (begin >= end) __syncthreads();
+  wait_copies<0>();  // without keys, those of q: its place is about to be written
+  __syncthreads();
   store_rows<D>(a, tile, state, shared);
 }
 

@@ -16,7 +16,11 @@ __device__ inline unsigned shared_address(const void* address) {
   return static_cast<unsigned>(__cvta_generic_to_shared(address));
 }
 
-// 16 bytes from global to shared memory, past L1; zeros where not `real`.
+// 16 bytes from global to shared memory, past L1.
+__device__ inline void copy_async(unsigned to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+// Zeros where not `real`.
 __device__ inline void copy_async(unsigned to, const void* from, bool real) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(real ? 16 : 0)
