@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <fstream>
 #include <thread>
 
+#include "backend/backend.h"
 #include "backend/echo/echo_function.h"
 
 namespace fastgen::test {
@@ -15,6 +17,16 @@ void write_config(const std::filesystem::path& folder) {
     "vocab_size": )" << kVocab << R"(, "max_position_embeddings": )" << kMaxPositions << R"(, "rms_norm_eps": 1e-5,
     "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": )"
                                         << kEosId << "}\n";
+}
+
+bool has_gpu() {
+  try {
+    make_backend("cuda", {});
+    return true;
+  } catch (const Error& error) {
+    std::printf("%s\n", error.what());
+    return false;
+  }
 }
 
 EngineConfig echo_engine(const std::filesystem::path& folder, const std::string& backend) {

@@ -19,6 +19,9 @@ inline constexpr std::int32_t kMaxPositions = 512;
 // A folder whose config.json is a tiny Llama; echo and dummy weights need no more.
 void write_config(const std::filesystem::path& folder);
 
+// Whether backend "cuda" would work here; what stands against it goes to the log.
+bool has_gpu();
+
 EngineConfig echo_engine(const std::filesystem::path& folder, const std::string& backend = "echo");
 // The kv_gb that gives an echo engine exactly so many blocks.
 double echo_kv_gb(std::int32_t num_blocks, std::int32_t block_size);

@@ -134,45 +134,53 @@ void check_greedy(test::ModelRunner& runner, const std::vector<Golden>& goldens,
   }
 }
 
-void check_model(const std::filesystem::path& folder, const std::vector<Golden>& goldens, Tolerance bf16 = kBF16) {
+void check_model(const std::string& backend, const std::filesystem::path& folder, const std::vector<Golden>& goldens,
+                 Tolerance bf16 = kBF16) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     CAPTURE(dtype_name(dtype));
-    std::printf("%s %s\n", folder.filename().c_str(), dtype_name(dtype));
-    test::ModelRunner runner(folder, {.dtype = dtype, .num_blocks = 160});
+    std::printf("%s %s on %s\n", folder.filename().c_str(), dtype_name(dtype), backend.c_str());
+    test::ModelRunner runner(folder, {.make_backend = [&] { return make_backend(backend, {}); }, .dtype = dtype, .num_blocks = 160});
     const Tolerance tolerance = dtype == DType::kF32 ? kF32 : bf16;
     check_forced(runner, goldens, tolerance);
     check_greedy(runner, goldens, tolerance);
   }
 }
 
-void check_asset(const std::string& folder, const std::string& golden, Tolerance bf16 = kBF16) {
+void check_asset(const std::string& backend, const std::string& folder, const std::string& golden, Tolerance bf16 = kBF16) {
   const auto path = test::find_asset("weights/" + folder);
   if (!path) FG_SKIP("assets/weights/" + folder);
-  check_model(*path, read_hf(golden), bf16);
+  check_model(backend, *path, read_hf(golden), bf16);
 }
 
-TEST_CASE("stories260K gives transformers' logprobs and text") { check_asset("stories260K-hf", "stories260K"); }
-
-TEST_CASE("stories15M in three shards gives transformers' logprobs and text") {
-  check_asset("stories15M-hf-bf16-sharded", "stories15M-bf16");
-}
-
-TEST_CASE("tiny-llama31 with scaled RoPE gives transformers' logprobs and text") { check_asset("tiny-llama31", "tiny-llama31"); }
-
+void check_stories260K(const std::string& backend) { check_asset(backend, "stories260K-hf", "stories260K"); }
+void check_stories15M(const std::string& backend) { check_asset(backend, "stories15M-hf-bf16-sharded", "stories15M-bf16"); }
+void check_tiny_llama31(const std::string& backend) { check_asset(backend, "tiny-llama31", "tiny-llama31"); }
 // These two have 72 tokens of answers each, too few for a 99th percentile: it is the second largest (0.048 for tiny-ministral).
-TEST_CASE("tiny-ministral with a sliding window gives transformers' logprobs and text") {
-  check_asset("tiny-ministral", "tiny-ministral", kBF16MostOnly);
-}
-
-TEST_CASE("tiny-qwen2 with attention biases gives transformers' logprobs and text") {
-  check_asset("tiny-qwen2", "tiny-qwen2", kBF16MostOnly);
-}
-
-TEST_CASE("SmolLM2 gives transformers' logprobs and text in all 16 chats") {
+void check_tiny_ministral(const std::string& backend) { check_asset(backend, "tiny-ministral", "tiny-ministral", kBF16MostOnly); }
+void check_tiny_qwen2(const std::string& backend) { check_asset(backend, "tiny-qwen2", "tiny-qwen2", kBF16MostOnly); }
+void check_smollm2(const std::string& backend) {
   const auto folder = test::find_smollm2();
   if (!folder) FG_SKIP("SmolLM2 (scripts/get-model)");
   if (!test::find_asset("goldens/smollm2/chat.jsonl")) FG_SKIP("assets/goldens/smollm2");
-  check_model(*folder, read_chats());
+  check_model(backend, *folder, read_chats());
+}
+
+TEST_CASE("stories260K gives transformers' logprobs and text") { check_stories260K("cpu"); }
+TEST_CASE("stories15M in three shards gives transformers' logprobs and text") { check_stories15M("cpu"); }
+TEST_CASE("tiny-llama31 with scaled RoPE gives transformers' logprobs and text") { check_tiny_llama31("cpu"); }
+TEST_CASE("tiny-ministral with a sliding window gives transformers' logprobs and text") { check_tiny_ministral("cpu"); }
+TEST_CASE("tiny-qwen2 with attention biases gives transformers' logprobs and text") { check_tiny_qwen2("cpu"); }
+TEST_CASE("SmolLM2 gives transformers' logprobs and text in all 16 chats") { check_smollm2("cpu"); }
+
+// The same models, goldens and tolerances.
+TEST_CASE("on a GPU every model gives transformers' logprobs and text") {
+  if (!test::has_gpu()) FG_SKIP("a GPU");
+  SUBCASE("stories260K") { check_stories260K("cuda"); }
+  SUBCASE("stories15M") { check_stories15M("cuda"); }
+  SUBCASE("tiny-llama31") { check_tiny_llama31("cuda"); }
+  SUBCASE("tiny-ministral") { check_tiny_ministral("cuda"); }
+  SUBCASE("tiny-qwen2") { check_tiny_qwen2("cuda"); }
+  SUBCASE("SmolLM2") { check_smollm2("cuda"); }
 }
 
 }  // namespace
