@@ -58,6 +58,9 @@ class Bench {
       parts.push_back(make_random(*cpu, rng, dtype, {shape[0], shape[1]}, 0.05));
     return {cpu->prepare_weights(kind, dtype, parts), gpu->prepare_weights(kind, dtype, parts)};
   }
+  std::pair<Weight, Weight> copy_of_weights(WeightKind kind, Tensor part) {
+    return {cpu->prepare_weights(kind, part.dtype, {{part}}), gpu->prepare_weights(kind, part.dtype, {{part}})};
+  }
   // A paged arena of random K and V, with token ids.
   std::pair<KvArena, KvArena> arenas(DType dtype, KvLayout layout, std::int64_t num_blocks,
                                      std::int32_t vocab) {
