@@ -19,6 +19,7 @@
 
 #include "attend_decode_plan.cuh"
 #include "attend_load.cuh"
+#include "launch.cuh"
 
 namespace fastgen::device {
 
@@ -80,7 +81,7 @@ struct Loader {
   __device__ void look_up(const AttendLaunch& a) {
     if (!live) return;
     const int key = min(max(first_key() + static_cast<int>(threadIdx.x) % kChunk, s.span.begin), s.span.end - 1);
-    block = a.block_table[std::int64_t{s.seq} * a.blocks_per_seq + key / a.layout.block_size];
+    block = a.block_table[std::int64_t{s.seq} * a.blocks_per_seq + block_index(a, key)];
   }
   __device__ void advance(const AttendLaunch& a, const Plan& plan) {
     if (live && ++s.tile == s.tile_end) live = walk.take(a, plan, s);
@@ -344,10 +345,13 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2) decode_kernel(Decod
   int* scratch = reinterpret_cast<int*>(stats + Shape<D>::kStatBytes / 8);
   const int group = a.num_heads / a.layout.num_kv_heads, splits = (group + kBlocks * kHeads - 1) / (kBlocks * kHeads);
 
-  clear_padding(a);
+  let_next_start();
   Plan plan{1, 1, splits, a.layout.num_kv_heads * splits};
   Walk walk;
-  if (!make_plan(a, scratch, plan, walk)) return;
+  const bool busy = make_plan(a, scratch, plan, walk);
+  wait_for_previous();
+  clear_padding(a);
+  if (!busy) return;
   Loader loader;
   loader.begin(a, plan, walk);
   for (int stage = 0; stage < d.stages; ++stage) {
@@ -389,7 +393,8 @@ int attribute(cudaDeviceAttr which) {
 
 // How a card runs a kernel: stages of the rings and CTAs in all; stages 0: it does not fit.
 struct Fit {
-  int stages = 0, num_ctas = 0;
+  int stages = 0;
+  unsigned num_ctas = 0;
 };
 
 template <int D, int kBlocks>
@@ -404,31 +409,31 @@ Fit fit_card() {
     if (cudaFuncSetAttribute(decode_kernel<D, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              Shape<D>::bytes(stages)) != cudaSuccess)
       continue;
-    return {stages, ctas * attribute(cudaDevAttrMultiProcessorCount)};
+    return {stages, static_cast<unsigned>(ctas * card().num_sms)};
   }
   return {};
 }
 
 template <int D, int kBlocks>
-bool launch(const AttendLaunch& a, cudaStream_t stream) {
+bool launch_shape(const AttendLaunch& a, cudaStream_t stream) {
   static const Fit fit = fit_card<D, kBlocks>();
   if (fit.stages == 0) return false;
-  decode_kernel<D, kBlocks>
-      <<<fit.num_ctas, kThreads, Shape<D>::bytes(fit.stages), stream>>>(Decode{a, fit.stages});
+  const auto bytes = static_cast<std::size_t>(Shape<D>::bytes(fit.stages));
+  launch(decode_kernel<D, kBlocks>, {fit.num_ctas, kThreads, bytes}, stream, Decode{a, fit.stages});
   return true;
 }
 
 template <int D>
 bool launch_for_group(const AttendLaunch& a, cudaStream_t stream) {
   if constexpr (Shape<D>::kHeadBlocks > 1)
-    if (a.num_heads / a.layout.num_kv_heads > kHeads) return launch<D, 2>(a, stream);
-  return launch<D, 1>(a, stream);
+    if (a.num_heads / a.layout.num_kv_heads > kHeads) return launch_shape<D, 2>(a, stream);
+  return launch_shape<D, 1>(a, stream);
 }
 
 }  // namespace
 
 std::size_t attend_workspace_bytes(std::int32_t head_dim) {
-  const std::size_t num_ctas = static_cast<std::size_t>(kCtasPerSmMax * attribute(cudaDevAttrMultiProcessorCount));
+  const std::size_t num_ctas = static_cast<std::size_t>(kCtasPerSmMax * card().num_sms);
   const std::size_t head_bytes = sizeof(float2) + static_cast<std::size_t>(head_dim) * sizeof(float);
   return (num_ctas + 3) / 4 * 4 * sizeof(int) + 2 * num_ctas * 2 * kHeads * head_bytes;
 }

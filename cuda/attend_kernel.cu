@@ -154,8 +154,10 @@ void attend_general(const AttendLaunch& a, cudaStream_t stream) {
   a.bf16 ? launch<__nv_bfloat16>(a, stream) : launch<float>(a, stream);
 }
 
-void attend(const AttendLaunch& a, cudaStream_t stream) {
+void attend(AttendLaunch a, cudaStream_t stream) {
   if (a.num_tokens == 0) return;
+  for (int shift = 0; shift < 31; ++shift)
+    if (a.layout.block_size == 1 << shift) a.block_shift = shift;
   const bool tiled = a.num_decode_seqs == 0 || attend_decode(a, stream);
   const bool all_tiled = tiled && (a.num_decode_seqs == a.num_seqs || attend_prefill(a, stream));
   if (!all_tiled) attend_general(a, stream);

@@ -15,8 +15,8 @@ namespace fastgen::device {
 
 struct AttendLaunch {
   const void* q;                    // [T, H, D] product
-  const std::int32_t* query_start;  // [B + 1]
-  const std::int32_t* context_len;  // [B]
+  const std::int32_t* query_start;  // [B + 1]; this and context_len come by copies: kernels may read them before the
+  const std::int32_t* context_len;  // [B]      kernel launched last has ended
   const std::int32_t* block_table;  // [B, M]
   const void* arena;                // product
   KvLayout layout;
@@ -26,13 +26,14 @@ struct AttendLaunch {
   std::int32_t num_decode_seqs;  // the first ones; each has one row, or none and context_len 0
   float scale;                   // > 0
   bool bf16;
+  std::int32_t block_shift = -1;  // log2 of block_size, -1 if it is no power of two; attend() sets it
 };
 
 // For this card (the current device) and any number of sequences.
 std::size_t attend_workspace_bytes(std::int32_t head_dim);
 
 // Every row, decode or prefill alike. Nothing about the lengths is read on the host.
-void attend(const AttendLaunch& launch, cudaStream_t stream);
+void attend(AttendLaunch launch, cudaStream_t stream);
 
 // The parts of attend(). The tiled ones return false, having launched nothing, where they do not serve the shape.
 bool attend_decode(const AttendLaunch& launch, cudaStream_t stream);   // sequences before num_decode_seqs

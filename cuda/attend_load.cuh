@@ -16,17 +16,17 @@ __device__ inline void load_keys(const AttendLaunch& a, int kv_head, Span span, 
   using Rows = PieceLayout<D>;
   constexpr int kCopies = kKeys * Rows::kPieces / kThreads, kTileBytes = kKeys * Rows::kRowBytes;
   static_assert(kKeys * Rows::kPieces % kThreads == 0);
-  const int block_size = a.layout.block_size;
   const __nv_bfloat16* arena = static_cast<const __nv_bfloat16*>(a.arena);
   const std::int64_t v_offset = a.layout.num_kv_heads * a.layout.tile_elements();
   const auto place = [&](int i) {
     const int piece = i * kThreads + thread;
     return to + Rows::at(piece / Rows::kPieces, piece % Rows::kPieces) * 16;
   };
-  if (block_size % kKeys == 0 && first >= span.begin && first + kKeys <= span.end) {
+  const bool whole = a.block_shift >= 0 ? a.layout.block_size >= kKeys : a.layout.block_size % kKeys == 0;
+  if (whole && first >= span.begin && first + kKeys <= span.end) {
     // The common case: one block holds all rows, one after the other.
     const __nv_bfloat16* k = arena + a.layout.tile_offset(block_of(first), a.layer, 0, kv_head) +
-                             (first % block_size * D + thread * 8);
+                             (place_in_block(a, first) * D + thread * 8);
     const __nv_bfloat16* v = k + v_offset;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
@@ -42,7 +42,7 @@ __device__ inline void load_keys(const AttendLaunch& a, int kv_head, Span span, 
     const int block = block_of(min(max(key, span.begin), span.end - 1));
     const __nv_bfloat16* k = arena;
     if (seen)
-      k += a.layout.tile_offset(block, a.layer, 0, kv_head) + (key % block_size * D + piece % Rows::kPieces * 8);
+      k += a.layout.tile_offset(block, a.layer, 0, kv_head) + (place_in_block(a, key) * D + piece % Rows::kPieces * 8);
     copy_async(place(i), k, seen);
     copy_async(place(i) + kTileBytes, k + (seen ? v_offset : 0), seen);
   }

@@ -9,6 +9,7 @@
 //
 // Measured: not yet. Known to be weak: few rows against a long context, which is not split along the context.
 #include "attend_load.cuh"
+#include "launch.cuh"
 
 namespace fastgen::device {
 
@@ -92,7 +93,7 @@ template <int D>
 __device__ void load_tile(const AttendLaunch& a, const Tile& tile, int first, unsigned to) {
   const std::int32_t* table = a.block_table + std::int64_t{tile.seq} * a.blocks_per_seq;
   load_keys<D, kKeys, kThreads>(a, tile.kv_head, {0, tile.context}, first, threadIdx.x, to,
-                                [&](int key) { return table[key / a.layout.block_size]; });
+                                [&](int key) { return table[block_index(a, key)]; });
 }
 
 // A warp's rows. Of each block of 16 a lane has rows lane / 4 and + 8: index [block][0 and 1].
@@ -267,7 +268,9 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2) prefill_kernel(Atte
   using S = Shape<D>;
   const unsigned q = shared_address(shared), stages = q + S::kQBytes;
   Tile& tile = *reinterpret_cast<Tile*>(shared + S::kQBytes + kStages * 2 * S::kTileBytes);
-  if (!find_tile<S::kRows>(a, reinterpret_cast<int*>(&tile), &tile)) return;
+  const bool found = find_tile<S::kRows>(a, reinterpret_cast<int*>(&tile), &tile);
+  wait_for_previous();
+  if (!found) return;
 
   // The keys that any row of the CTA sees, and of them those that any and that all of the warp's rows see: a row's keys
   // lie no further left than the row's before.
@@ -313,14 +316,13 @@ bool fits() {
 }
 
 template <int D>
-bool launch(const AttendLaunch& a, cudaStream_t stream) {
+bool launch_tiles(const AttendLaunch& a, cudaStream_t stream) {
   static const bool serves = fits<D>();
   if (!serves) return false;
   // A sequence's last tile may be short, so each adds at most one to the rows' whole tiles.
   const std::int64_t rows = std::int64_t{a.num_tokens} * (a.num_heads / a.layout.num_kv_heads);
   const std::int64_t tiles = rows / Shape<D>::kRows + (a.num_seqs - a.num_decode_seqs);
-  prefill_kernel<D>
-      <<<static_cast<unsigned>(tiles * a.layout.num_kv_heads), kThreads, Shape<D>::kBytes, stream>>>(a);
+  launch(prefill_kernel<D>, {static_cast<unsigned>(tiles * a.layout.num_kv_heads), kThreads, Shape<D>::kBytes}, stream, a);
   return true;
 }
 
@@ -329,11 +331,11 @@ bool launch(const AttendLaunch& a, cudaStream_t stream) {
 bool attend_prefill(const AttendLaunch& a, cudaStream_t stream) {
   if (!a.bf16) return false;
   switch (a.layout.head_dim) {
-    case 64: return launch<64>(a, stream);
-    case 80: return launch<80>(a, stream);
-    case 96: return launch<96>(a, stream);
-    case 128: return launch<128>(a, stream);
-    case 256: return launch<256>(a, stream);
+    case 64: return launch_tiles<64>(a, stream);
+    case 80: return launch_tiles<80>(a, stream);
+    case 96: return launch_tiles<96>(a, stream);
+    case 128: return launch_tiles<128>(a, stream);
+    case 256: return launch_tiles<256>(a, stream);
     default: return false;
   }
 }
