@@ -1,7 +1,6 @@
 #include "engine/roster.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "base/check.h"
@@ -172,6 +171,7 @@ void Roster::drop_prompt(RequestState& request) {
 }
 
 void Roster::drop_prompt_if_unneeded(RequestState& request) {
+  if (request.prompt_table == kNoTable) return;
   const auto needs_it = [](const auto& choice) { return !choice->is_over() && !choice->has_started; };
   if (std::none_of(request.choices.begin(), request.choices.end(), needs_it)) drop_prompt(request);
 }
@@ -241,6 +241,7 @@ SchedulerInput Roster::scheduler_input(bool step_in_flight) {
   const bool any_stuck = std::any_of(input.rings.begin(), input.rings.end(), [](const auto& ring) { return ring.is_stuck; });
   const std::int32_t most_needed = 2 * limits_.max_batch + kv_.blocks_for(limits_.prefill_idle);
   const bool is_tight = any_stuck || kv_.num_free_blocks() < most_needed;
+  input.running.reserve(running_.size());
   for (const auto& [age, sequence] : running_) input.running.push_back(view(*sequence, is_tight));
   std::map<const RequestState*, std::int32_t> prompt_idx;
   for (const auto& [age, request] : prompts_) {
@@ -274,6 +275,7 @@ Step Roster::carry_out(const StepPlan& plan) {
     finish(sequence_of(id), FinishReason::kError, now_us());
     forget_if_over(request);
   }
+  step.rows.reserve(plan.decodes.size() + plan.chunks.size());
   for (const PlannedRow& row : plan.decodes) add_row(row, step);
   step.num_decodes = static_cast<std::int32_t>(plan.decodes.size());
   for (const PlannedRow& row : plan.chunks) add_row(row, step);
@@ -350,10 +352,13 @@ void Roster::collect(const Step& step, std::uint64_t now_us) {
     Sequence& sequence = *row.sequence;
     if (!sequence.is_over() && sequence.is_cancelled) finish(sequence, FinishReason::kCancelled, now_us);
   }
-  // After all rows: one request may have several, and goes with the last.
-  std::set<RequestState*> requests;
-  for (const StepRow& row : step.rows) requests.insert(row.sequence->request);
-  for (RequestState* request : requests) forget_if_over(*request);
+  // After all rows: one request may have several, and goes with the last. Only those that are over can go, which are few.
+  std::vector<RequestState*> over;
+  for (const StepRow& row : step.rows)
+    if (row.sequence->request->num_unfinished == 0) over.push_back(row.sequence->request);
+  std::sort(over.begin(), over.end());
+  over.erase(std::unique(over.begin(), over.end()), over.end());
+  for (RequestState* request : over) forget_if_over(*request);
 }
 
 void Roster::collect_prompt(const Step& step, const StepRow& row, std::uint64_t now_us) {

@@ -21,6 +21,7 @@ class Planner {
         fates_(input.running.size(), Fate::kOpen),
         prompt_dropped_(input.prompts.size(), false) {
     for (const RingView& ring : input.rings) room_.push_back(ring.room);
+    plan_.decodes.reserve(input.running.size());
   }
 
   StepPlan run() {
