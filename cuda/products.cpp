@@ -122,7 +122,7 @@ void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
     for (auto& [shape, known] : entries_) {
       if (std::chrono::steady_clock::now() > deadline) break;
       if (rows > row_bucket(known->is_head ? limits.logits : limits.tokens)) continue;
-      if (known->by_bucket.contains(rows) || is_skinny(shape.dtype, rows, shape.in_dim)) continue;
+      if (known->weights.empty() || known->by_bucket.contains(rows) || is_skinny(shape.dtype, rows, shape.in_dim)) continue;
       const auto place = places(scratch, bytes_of(shape.dtype, rows, shape.in_dim), bytes_of(shape.out_dtype, rows, shape.out_dim));
       if (!place) continue;
       const auto best = timer.fastest(known->cublas, rows, known->weights, place->x, place->out);

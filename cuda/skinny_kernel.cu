@@ -15,6 +15,7 @@
 
 #include "device_math.cuh"
 #include "launch.cuh"
+#include "mma.cuh"
 #include "skinny_kernel.h"
 
 namespace fastgen::device {
@@ -54,15 +55,6 @@ __device__ inline uint4 load_once(const __nv_bfloat16* address) {
 }
 __device__ inline void request_line(const __nv_bfloat16* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-}
-
-__device__ inline void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
-                           unsigned b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // One warp's step of weights: [half of the step][tile of 16][row g or g + 8].
@@ -136,8 +128,8 @@ __device__ void multiply(Sums<kColTiles>& sums, const WeightStep& w, const Input
 #pragma unroll
       for (int n = 0; n < kColTiles; ++n) {
         const uint4 b = x.v[half][n];
-        mma(sums.v[m][n], low.x, high.x, low.y, high.y, b.x, b.y);
-        mma(sums.v[m][n], low.z, high.z, low.w, high.w, b.z, b.w);
+        multiply_add(sums.v[m][n], {low.x, high.x, low.y, high.y}, b.x, b.y);
+        multiply_add(sums.v[m][n], {low.z, high.z, low.w, high.w}, b.z, b.w);
       }
     }
   }

@@ -259,6 +259,11 @@ TEST_CASE("cuda: products are timed once, kept, and right with what was chosen")
   const auto run = [] {
     Bench b;
     const auto [cpu_w, gpu_w] = b.weights(WeightKind::kLinear, DType::kBF16, {{320, 576}});
+    // A shape that is in use but was not announced is not timed.
+    const Twin early = b.random(DType::kBF16, {20, 576}), early_out = b.random(DType::kF32, {20, 320});
+    b.cpu->linear(kStream, early.cpu, cpu_w, {}, early_out.cpu);
+    b.gpu->linear(kStream, early.gpu, gpu_w, {}, early_out.gpu);
+    b.compare(early_out, loose(DType::kF32, 2), "linear");
     b.cpu->reserve(limits_of(576, 640));
     b.gpu->reserve(limits_of(576, 640));
     for (std::int64_t rows : {17, 32, 33, 50, 65, 129, 255, 300}) {
