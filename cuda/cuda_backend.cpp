@@ -7,6 +7,7 @@
 #include "attend_kernel.h"
 #include "backend/cuda_factory.h"
 #include "check.h"
+#include "profiler.h"
 #include "row_kernels.h"
 #include "sample_kernels.h"
 #include "skinny_kernel.h"
@@ -59,6 +60,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
   for (cudaEvent_t& event : events_)
     cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
   products_ = std::make_unique<Products>();
+  install_gpu_profiler();
 }
 
 CudaBackend::~CudaBackend() {

@@ -19,6 +19,9 @@ namespace fastgen {
 namespace {
 
 constexpr std::int32_t kDefaultSteps = 8, kMaxSteps = 100'000;
+// Steps before those that are measured. To begin tracing holds the engine up: the device has run dry, and its driver prepares
+// each kernel and graph anew at its first launch.
+constexpr std::int32_t kSettleSteps = 1, kSettleStepsDevice = 4;
 
 // Says that there is something to look at: a signal (1) or a program's wish (2), which lies in `wish` below. Written by any
 // thread and by signal handlers; the engine thread takes it.
@@ -81,6 +84,7 @@ void StepTracer::begin() {
   }
   log_info("tracing the next {} steps", num_wanted_);
   has_device_ = device_tracer() != nullptr && device_tracer()->start();
+  num_settle_ = has_device_ ? kSettleStepsDevice : kSettleSteps;
   start_ns_ = now_ns();
   num_seen_ = 0;
   is_tracing_ = true;
@@ -88,9 +92,8 @@ void StepTracer::begin() {
 
 void StepTracer::count_step() {
   last_ns_ = now_ns();
-  if (num_seen_ == 0) first_ns_ = last_ns_;
-  // One more than asked for: the first is where the measured stretch begins.
-  if (++num_seen_ > num_wanted_) finish();
+  if (++num_seen_ <= num_settle_) first_ns_ = last_ns_;
+  if (num_seen_ == num_settle_ + num_wanted_) finish();
 }
 
 void StepTracer::finish() {
@@ -100,8 +103,8 @@ void StepTracer::finish() {
   if (has_device_) contents.device = device_tracer()->stop();
   contents.threads = recorded_spans(start_ns_, now_ns());
   StepTraceResult end{.file = file_, .has_device = has_device_};
-  if (num_seen_ > 1) {
-    end.num_steps = num_seen_ - 1;
+  if (num_seen_ > num_settle_) {
+    end.num_steps = num_seen_ - num_settle_;
     end.wall_ms = static_cast<double>(last_ns_ - first_ns_) * 1e-6;
     end.device = device_use(contents.device, first_ns_, last_ns_);
   }

@@ -15,8 +15,8 @@ void request_step_trace();
 // The same with a number and a file of one's own. num_steps >= 1. Not from a signal handler.
 void request_step_trace(std::int32_t num_steps, std::string file);
 
-// What came of the trace that ended last. Times are those between the collects of its first and its last step, since the first
-// step still suffers from the tracing's start.
+// What came of the trace that ended last. A few steps come before those that are counted, since to begin tracing holds up the
+// engine: times are between the collect of the last of them and that of the last step.
 struct StepTraceResult {
   std::string file;
   std::int64_t num_steps = 0;  // in wall_ms
@@ -48,7 +48,7 @@ class StepTracer {
 
   bool is_tracing_ = false;
   bool has_device_ = false;
-  std::int32_t num_wanted_ = 0, num_seen_ = 0;
+  std::int32_t num_wanted_ = 0, num_settle_ = 0, num_seen_ = 0;
   std::string file_;
   std::uint64_t start_ns_ = 0, first_ns_ = 0, last_ns_ = 0;
 };

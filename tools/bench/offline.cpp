@@ -26,7 +26,7 @@ namespace fastgen::bench {
 namespace {
 
 // Steps that pass between a wish for a trace and its first step, and after its last.
-constexpr std::int32_t kTraceMargin = 8;
+constexpr std::int32_t kTraceMargin = 12;
 
 using Prompts = std::vector<std::vector<TokenId>>;
 
