@@ -4,10 +4,12 @@
 #include <bit>
 #include <chrono>
 #include <cstdlib>
+#include <iterator>
 #include <optional>
 
 #include <fmt/format.h>
 
+#include "base/log.h"
 #include "base/model_folder.h"
 #include "check.h"
 #include "cublas.h"
@@ -107,40 +109,60 @@ void Products::use_cache(const std::filesystem::path& file, const std::string& k
   }
 }
 
+// The shapes and buckets that have no algorithm yet, few rows first: decoding runs most often.
+std::vector<Products::Open> Products::open_questions(const RowLimits& limits) {
+  std::vector<Open> open;
+  for (const std::int64_t bucket : row_buckets(std::max(limits.tokens, limits.logits))) {
+    for (auto& [shape, known] : entries_) {
+      const std::int64_t most = known->is_head ? limits.logits : limits.tokens;
+      if (bucket > row_bucket(most) || known->weights.empty() || known->by_bucket.contains(bucket)) continue;
+      if (!is_skinny(shape.dtype, bucket, shape.in_dim)) open.push_back({&shape, known.get(), bucket, std::min(bucket, most)});
+    }
+  }
+  return open;
+}
+
 void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
   if (entries_.empty() || setting("FG_CUDA_TUNE", 1) == 0) return;
-  const auto deadline = std::chrono::steady_clock::now() + kTimeToTune;
+  const auto start = std::chrono::steady_clock::now();
   const std::string key = cache_key();
   const std::filesystem::path file = algorithm_file(cache_folder(), key);
   use_cache(file, key);
-  cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights may still be on their way
+  const std::vector<Open> open = open_questions(limits);
+  if (open.empty()) return;
   for (const Scratch& piece : scratch)  // small numbers, as bf16 and as float32
     cuda_check(cudaMemset(piece.data, 0x3c, piece.bytes), "scratch for timing products");
+  cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights too may still be on their way
   ProductTimer timer;
   const std::size_t num_before = table_.size();
-  for (const std::int64_t rows : row_buckets(std::max(limits.tokens, limits.logits))) {
-    for (auto& [shape, known] : entries_) {
-      if (std::chrono::steady_clock::now() > deadline) break;
-      if (rows > row_bucket(known->is_head ? limits.logits : limits.tokens)) continue;
-      if (known->weights.empty() || known->by_bucket.contains(rows) || is_skinny(shape.dtype, rows, shape.in_dim)) continue;
-      const auto place = places(scratch, bytes_of(shape.dtype, rows, shape.in_dim), bytes_of(shape.out_dtype, rows, shape.out_dim));
-      if (!place) continue;
-      const auto best = timer.fastest(known->cublas, rows, known->weights, place->x, place->out);
-      if (!best) continue;
-      known->by_bucket[rows] = *best;
-      table_[{shape, rows}] = std::bit_cast<AlgorithmWords>(*best);
-    }
+  for (const Open& question : open) {
+    if (std::chrono::steady_clock::now() - start > kTimeToTune) break;
+    const ProductShape& shape = *question.shape;
+    const auto place = places(scratch, bytes_of(shape.dtype, question.num_rows, shape.in_dim),
+                              bytes_of(shape.out_dtype, question.num_rows, shape.out_dim));
+    if (!place) continue;
+    const auto best =
+        timer.fastest(question.entry->cublas, question.num_rows, question.entry->weights, place->x, place->out);
+    if (!best) continue;
+    question.entry->by_bucket[question.bucket] = *best;
+    table_[{shape, question.bucket}] = std::bit_cast<AlgorithmWords>(*best);
   }
   if (table_.size() > num_before) save_algorithms(file, key, table_);
+  log_debug("products: {} of {} algorithms timed in {:.0f} ms; {}", table_.size() - num_before, open.size(),
+            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count(), file.string());
 }
 
-// The bucket's, the next bucket's that was timed, or the library's favourite.
+// The bucket's, or a neighbour's if its number of rows is near; else the library's favourite.
 const cublasLtMatmulAlgo_t& Products::algorithm(Entry& known, std::int64_t num_rows) {
   if (const auto found = known.by_rows.find(num_rows); found != known.by_rows.end()) return found->second;
-  auto timed = known.by_bucket.lower_bound(num_rows);
-  if (timed == known.by_bucket.end() && timed != known.by_bucket.begin()) --timed;
-  if (timed != known.by_bucket.end() && known.cublas.supports(num_rows, timed->second))
-    return known.by_rows[num_rows] = timed->second;
+  const auto above = known.by_bucket.lower_bound(num_rows);
+  const cublasLtMatmulAlgo_t* timed = nullptr;
+  if (above != known.by_bucket.end() && above->first <= 2 * num_rows + 16) {
+    timed = &above->second;
+  } else if (above != known.by_bucket.begin() && std::prev(above)->first * 3 / 2 >= num_rows) {
+    timed = &std::prev(above)->second;
+  }
+  if (timed != nullptr && known.cublas.supports(num_rows, *timed)) return known.by_rows[num_rows] = *timed;
   const std::vector<cublasLtMatmulAlgo_t> favourite = known.cublas.candidates(num_rows, 1);
   cublas_check(favourite.empty() ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS, "no algorithm for a product");
   return known.by_rows[num_rows] = favourite[0];

@@ -59,6 +59,13 @@ class Products {
     std::map<std::int64_t, cublasLtMatmulAlgo_t> by_bucket;  // timed
     std::map<std::int64_t, cublasLtMatmulAlgo_t> by_rows;    // checked for this very number of rows
   };
+  // A shape and a bucket of rows to find an algorithm for.
+  struct Open {
+    const ProductShape* shape;
+    Entry* entry;
+    std::int64_t bucket, num_rows;  // the last bucket is timed with the most rows that there will be
+  };
+  std::vector<Open> open_questions(const RowLimits& limits);
   Entry& entry(const ProductShape& shape);
   const cublasLtMatmulAlgo_t& algorithm(Entry& entry, std::int64_t num_rows);
   void use_cache(const std::filesystem::path& file, const std::string& key);
