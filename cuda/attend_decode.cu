@@ -409,6 +409,8 @@ Fit fit_card() {
     if (cudaFuncSetAttribute(decode_kernel<D, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              Shape<D>::bytes(stages)) != cudaSuccess)
       continue;
+    cudaFuncSetAttribute(decode_kernel<D, kBlocks>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                         cudaSharedmemCarveoutMaxShared);
     return {stages, static_cast<unsigned>(ctas * card().num_sms)};
   }
   return {};

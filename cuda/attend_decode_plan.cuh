@@ -11,12 +11,12 @@ inline constexpr int kTile = 64;  // keys
 // The pieces that a short list is cut into: the smallest double that gives every piece a CTA of its own.
 inline constexpr int kPieceTilesMin = 6, kPieceTilesMax = 12;
 
-// The work list: entries are units of `unit_tiles` tiles (the last of a head may be shorter).
+// The work list: entries are units of at most `unit_tiles` tiles.
 struct Plan {
   int unit_tiles;
-  int share;        // units of a CTA
-  int splits;       // passes over one KV head: each takes some of its query heads
-  int passes;       // over one sequence's K and V: KV heads x splits
+  int share;   // units of a CTA
+  int splits;  // passes over one KV head: each takes some of its query heads
+  int passes;  // over one sequence's K and V: KV heads x splits
 };
 
 __device__ inline Span decode_span(const AttendLaunch& a, int seq) {
@@ -31,7 +31,7 @@ __device__ inline int num_units(Span span, int unit_tiles) { return (num_tiles(s
 struct Segment {
   int seq, kv_head, split;
   Span span;
-  int tile, tile_end;  // in the sequence: keys 64 tile ..
+  int tile, tile_end;   // in the sequence: keys 64 tile ..
   int unit, num_units;  // the whole head's place in the list
   bool starts, ends;    // the head begins here, ends here
 };
@@ -58,9 +58,10 @@ struct Walk {
     s.unit = place.first + pass * units;
     s.num_units = units;
     const int first = unit - s.unit, last = min(units, unit_end - s.unit);
-    const int origin = span.begin / kTile, end = origin + num_tiles(span);
-    s.tile = origin + first * plan.unit_tiles;
-    s.tile_end = min(end, origin + last * plan.unit_tiles);
+    // Units of several tiles share a head's tiles evenly.
+    const int origin = span.begin / kTile, tiles = num_tiles(span);
+    s.tile = origin + (plan.unit_tiles == 1 ? first : first * tiles / units);
+    s.tile_end = origin + (plan.unit_tiles == 1 ? last : last * tiles / units);
     s.starts = first == 0;
     s.ends = last == units;
     unit = s.unit + last;

@@ -311,8 +311,10 @@ bool fits() {
   int device = 0, bytes = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return bytes >= Shape<D>::kBytes && cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                           Shape<D>::kBytes) == cudaSuccess;
+  if (bytes < Shape<D>::kBytes) return false;
+  cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  return cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape<D>::kBytes) ==
+         cudaSuccess;
 }
 
 template <int D>
