@@ -11,11 +11,12 @@
 #include "bench/ceilings.h"
 #include "bench/offline.h"
 #include "bench/op.h"
+#include "bench/serve.h"
 #include "fastgen/error.h"
 
 int main(int argc, char** argv) {
   using namespace fastgen;
-  CLI::App app("fgbench: measures the engine on this machine", "fgbench");
+  CLI::App app("fgbench: measures the engine, its ops, this machine, and servers", "fgbench");
   app.require_subcommand(1);
   bench::OfflineOptions offline;
   bench::OpOptions op;
@@ -23,16 +24,19 @@ int main(int argc, char** argv) {
   const CLI::App* run_offline = bench::add_offline(app, offline);
   const CLI::App* run_op = bench::add_op(app, op);
   bench::add_roofline(app, roofline);
+  bench::ServeOptions serve;
+  const CLI::App* run_serve = bench::add_serve(app, serve);
   CLI11_PARSE(app, argc, argv);
 
   set_log_level(LogLevel::kWarn);
   std::signal(SIGUSR2, [](int) { request_step_trace(); });
   std::string command;
   for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);
-  offline.command = op.command = roofline.command = command;
+  offline.command = op.command = roofline.command = serve.command = command;
   try {
     if (run_offline->parsed()) bench::run_offline(offline);
     else if (run_op->parsed()) bench::run_op(op);
+    else if (run_serve->parsed()) bench::run_serve(serve);
     else bench::run_roofline(roofline);
   } catch (const Error& error) {
     fmt::print(stderr, "fgbench: {}\n", error.what());
