@@ -16,6 +16,8 @@
 //
 // Measured: not yet.
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "attend_decode_plan.cuh"
 #include "attend_load.cuh"
@@ -402,7 +404,9 @@ Fit fit_card() {
   constexpr int kReservedBytes = 1024;  // the system's, of each CTA
   const int sm_bytes = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   const int cta_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  for (int ctas = kCtasPerSmMax; ctas >= 1; --ctas) {
+  const char* wanted = std::getenv("FG_ATTENTION_CTAS");
+  const int ctas_max = wanted != nullptr && std::strcmp(wanted, "1") == 0 ? 1 : kCtasPerSmMax;
+  for (int ctas = ctas_max; ctas >= 1; --ctas) {
     const int bytes = std::min(sm_bytes / ctas - kReservedBytes, cta_bytes) - Shape<D>::fixed_bytes();
     const int stages = std::min(kStagesMax, bytes / (kWarps * Shape<D>::kStageBytes));
     if (stages < 2) continue;

@@ -2,6 +2,9 @@
 //   bf16, head_dim 64, 80, 96, 128 or 256   decode rows attend_decode.cu, other rows attend_prefill.cu
 //   anything else (any head_dim up to 256)   attend_kernel.cu, for both kinds of rows
 // A card with too little shared memory for a tiled kernel's head_dim falls back to attend_kernel.cu too.
+//
+// To compare on a card: FG_ATTENTION=general uses attend_kernel.cu alone; FG_ATTENTION_CTAS=1 gives decode attention one CTA
+// an SM (with a longer ring) instead of two.
 #pragma once
 
 #include <cuda_runtime_api.h>
