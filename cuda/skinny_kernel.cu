@@ -1,7 +1,7 @@
 // Products of 1 to 16 rows: bound by reading the weights once.
 //
-// A block owns 32 rows of weights at a time (two tiles of 16) and its 16 warps share their K, 64 elements in turn, so
-// that the block reads runs of 2 KB. The weights go straight from memory to the A operand of mma.m16n8k16, x is the B operand, 8 of
+// A block owns 32 rows of weights at a time (two tiles of 16) and its warps share their K, 64 elements in turn, so
+// that the block reads runs of 1 or 2 KB. The weights go straight from memory to the A operand of mma.m16n8k16, x is the B operand, 8 of
 // its rows a tile. A sum over K may run in any order as long as both operands agree: thread t of a quad takes the 16 bytes
 // at k = 8t of each 32, which fill its places in two mma. Nothing passes through shared memory but the warps' partial sums, added in
 // a fixed order: results do not depend on timing.
@@ -11,7 +11,9 @@
 // the small kernels in between and through the sums.
 //
 // Measured: not yet.
+#include <algorithm>
 #include <climits>
+#include <cstdlib>
 
 #include "device_math.cuh"
 #include "launch.cuh"
@@ -22,16 +24,15 @@ namespace fastgen::device {
 
 namespace {
 
-constexpr int kWarps = 16;
-constexpr int kThreads = kWarps * kWarp;
+constexpr int kWarpsPerSm = 16;  // one block, or two of half the warps where there are many tiles
 constexpr int kTileRows = 32;
 constexpr int kStep = 64;       // elements of K that a warp multiplies at once
-constexpr int kStepsAhead = 2;  // requested in L2 beyond those in registers, before the first
 
 struct Geometry {
   std::int32_t num_tiles;
   std::int32_t rows_apart;  // between the tile's two runs of 16 rows
   std::int32_t row_bound;   // rows from here on do not exist
+  std::int32_t steps_ahead;  // requested in L2 beyond those in registers, before the first
 };
 
 // First row of the tile's first run of 16.
@@ -72,7 +73,7 @@ struct Sums {
 };
 
 // Walks a warp's steps through all tiles of its block, for the loads, which run ahead of the products.
-template <typename Tiles>
+template <int kWarps, typename Tiles>
 struct Cursor {
   const SkinnyProduct& a;
   const Geometry& geometry;
@@ -104,7 +105,7 @@ struct Cursor {
   }
 };
 
-template <int kColTiles>
+template <int kWarps, int kColTiles>
 __device__ void load_input(const SkinnyProduct& a, int step, InputStep<kColTiles>& x) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int at = (step * kWarps + warp) * kStep + lane % 4 * 8;
@@ -136,11 +137,11 @@ __device__ void multiply(Sums<kColTiles>& sums, const WeightStep& w, const Input
 }
 
 // partial [warps][32 rows of the tile][columns]
-template <int kColTiles>
+template <int kWarps, int kColTiles>
 using Partial = float[kWarps][kTileRows][8 * kColTiles];
 
-template <int kColTiles>
-__device__ void put(Partial<kColTiles>& partial, const Sums<kColTiles>& sums) {
+template <int kWarps, int kColTiles>
+__device__ void put(Partial<kWarps, kColTiles>& partial, const Sums<kColTiles>& sums) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
@@ -154,8 +155,8 @@ __device__ void put(Partial<kColTiles>& partial, const Sums<kColTiles>& sums) {
   }
 }
 
-template <int kColTiles>
-__device__ float total(const Partial<kColTiles>& partial, int row, int col) {
+template <int kWarps, int kColTiles>
+__device__ float total(const Partial<kWarps, kColTiles>& partial, int row, int col) {
   float sum = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) sum += partial[w][row][col];
@@ -208,7 +209,7 @@ struct RopeEpilogue {
   HeadTiles tiles;
 
   struct Ahead {
-    float cosine = 1, sine = 0, low_bias = 0, high_bias = 0;
+    float cosine = 1, sine = 0;
     std::int32_t slot = -1;
   };
   __device__ bool is_v(int head) const { return head >= a.num_heads + a.layout.num_kv_heads; }
@@ -221,14 +222,13 @@ struct RopeEpilogue {
       const float* angles = a.rope + std::int64_t{a.positions[col]} * dim;
       held.cosine = angles[i], held.sine = angles[i + half];
     }
-    if (a.bias) held.low_bias = a.bias[head * dim + i], held.high_bias = a.bias[head * dim + i + half];
     return held;
   }
   __device__ void store(int tile, int row, int col, float low, float high, const Ahead& held) const {
     if (held.slot < 0) return;
     const int dim = a.layout.head_dim, half = dim / 2;
     const int head = tile / tiles.per_head, i = tile % tiles.per_head * 16 + row;
-    low += held.low_bias, high += held.high_bias;
+    if (a.bias) low += a.bias[head * dim + i], high += a.bias[head * dim + i + half];
     __nv_bfloat16* to =
         static_cast<__nv_bfloat16*>(a.q_out) + (std::int64_t{col} * a.num_heads + head) * dim;
     if (head >= a.num_heads)
@@ -239,50 +239,56 @@ struct RopeEpilogue {
   }
 };
 
-template <int kColTiles, typename Epilogue>
+template <int kWarps, int kColTiles, typename Epilogue>
 __device__ void finish(const SkinnyProduct& a, const Epilogue& epilogue, int tile,
-                       Partial<kColTiles>& partial, Sums<kColTiles>& sums) {
+                       Partial<kWarps, kColTiles>& partial, Sums<kColTiles>& sums) {
   constexpr int kCols = 8 * kColTiles, kOutputs = kCols * (Epilogue::kPairs ? 16 : kTileRows);
-  static_assert(kOutputs <= kThreads, "an output a thread");
-  const int row = threadIdx.x / kCols, col = threadIdx.x % kCols;
+  constexpr int kThreads = kWarps * kWarp, kEach = (kOutputs + kThreads - 1) / kThreads;
+  const auto row = [](int i) { return static_cast<int>(threadIdx.x + i * kThreads) / kCols; };
+  const int col = threadIdx.x % kCols;  // kCols divides kThreads
   const bool mine = threadIdx.x < kOutputs && col < a.num_rows;
-  typename Epilogue::Ahead held{};
-  if (mine) held = epilogue.ahead(tile, row, col);
+  typename Epilogue::Ahead held[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i)
+    if (mine) held[i] = epilogue.ahead(tile, row(i), col);
   __syncthreads();  // the sums of the tile before have been read
-  put<kColTiles>(partial, sums);
+  put<kWarps, kColTiles>(partial, sums);
   __syncthreads();
   sums = {};
   if (!mine) return;
-  const float first = total<kColTiles>(partial, row, col);
-  const float second = Epilogue::kPairs ? total<kColTiles>(partial, row + 16, col) : 0.0f;
-  epilogue.store(tile, row, col, first, second, held);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const float first = total<kWarps, kColTiles>(partial, row(i), col);
+    const float second = Epilogue::kPairs ? total<kWarps, kColTiles>(partial, row(i) + 16, col) : 0.0f;
+    epilogue.store(tile, row(i), col, first, second, held[i]);
+  }
 }
 
-template <int kColTiles, typename Tiles, typename Epilogue>
-__global__ void __launch_bounds__(kThreads, 1)
+template <int kWarps, int kColTiles, typename Tiles, typename Epilogue>
+__global__ void __launch_bounds__(kWarps* kWarp, kWarpsPerSm / kWarps)
     skinny_kernel(SkinnyProduct a, Geometry geometry, Tiles tiles, Epilogue epilogue) {
-  __shared__ Partial<kColTiles> partial;
+  __shared__ Partial<kWarps, kColTiles> partial;
   let_next_start();
   const int per_tile = (a.in_dim + kStep * kWarps - 1) / (kStep * kWarps);
-  Cursor<Tiles> cursor{a, geometry, tiles, per_tile};
+  Cursor<kWarps, Tiles> cursor{a, geometry, tiles, per_tile};
   WeightStep even, odd;
   cursor.load(even), cursor.advance();
   cursor.load(odd), cursor.advance();
-  Cursor<Tiles> further = cursor;
-  for (int i = 0; i < kStepsAhead; ++i) further.request(), further.advance();
+  Cursor<kWarps, Tiles> further = cursor;
+  for (int i = 0; i < geometry.steps_ahead; ++i) further.request(), further.advance();
   wait_for_previous();
 
   int tile = blockIdx.x, step = 0;
   InputStep<kColTiles> x;
-  load_input(a, 0, x);
+  load_input<kWarps>(a, 0, x);
   Sums<kColTiles> sums{};
   // False when the block has finished its last tile.
   const auto turn = [&](WeightStep& w) {
     multiply(sums, w, x);
     cursor.load(w), cursor.advance();
-    if (++step < per_tile) return load_input(a, step, x), true;
-    load_input(a, 0, x);
-    finish<kColTiles>(a, epilogue, tile, partial, sums);
+    if (++step < per_tile) return load_input<kWarps>(a, step, x), true;
+    load_input<kWarps>(a, 0, x);
+    finish<kWarps, kColTiles>(a, epilogue, tile, partial, sums);
     step = 0, tile += gridDim.x;
     return tile < geometry.num_tiles;
   };
@@ -290,15 +296,34 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-template <typename Tiles, typename Epilogue>
-void run(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
-         cudaStream_t stream) {
-  const int num_blocks = geometry.num_tiles < card().num_sms ? geometry.num_tiles : card().num_sms;
-  const LaunchShape shape{static_cast<unsigned>(num_blocks), kThreads};
+// To compare on a card.
+int setting(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::atoi(text);
+}
+
+template <int kWarps, typename Tiles, typename Epilogue>
+void run_with(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
+              cudaStream_t stream) {
+  const int most = kWarpsPerSm / kWarps * card().num_sms;
+  const LaunchShape shape{static_cast<unsigned>(std::min(geometry.num_tiles, most)), kWarps * kWarp};
   if (a.num_rows <= 8) {
-    launch(skinny_kernel<1, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
+    launch(skinny_kernel<kWarps, 1, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
   } else {
-    launch(skinny_kernel<2, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
+    launch(skinny_kernel<kWarps, 2, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
+  }
+}
+
+template <typename Tiles, typename Epilogue>
+void run(const SkinnyProduct& a, Geometry geometry, const Tiles& tiles, const Epilogue& epilogue,
+         cudaStream_t stream) {
+  static const int warps = setting("FG_CUDA_SKINNY_WARPS", 0), ahead = setting("FG_CUDA_SKINNY_AHEAD", 2);
+  geometry.steps_ahead = ahead;
+  const bool has_many = geometry.num_tiles >= 2 * card().num_sms;
+  if (warps == 8 || (warps == 0 && has_many)) {
+    run_with<8>(a, geometry, tiles, epilogue, stream);
+  } else {
+    run_with<16>(a, geometry, tiles, epilogue, stream);
   }
 }
 
@@ -306,7 +331,7 @@ void run(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, c
 
 void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool out_bf16, bool add,
                    cudaStream_t stream) {
-  const Geometry geometry{(a.out_dim + kTileRows - 1) / kTileRows, 16, a.out_dim};
+  const Geometry geometry{(a.out_dim + kTileRows - 1) / kTileRows, 16, a.out_dim, 0};
   if (out_bf16) {
     const LinearEpilogue<__nv_bfloat16> epilogue{bias, static_cast<__nv_bfloat16*>(out), add, a.out_dim};
     run(a, geometry, PlainTiles{}, epilogue, stream);
@@ -318,14 +343,14 @@ void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool ou
 
 void skinny_gate_up(const SkinnyProduct& a, void* out, cudaStream_t stream) {
   const std::int32_t ffn_dim = a.out_dim / 2;
-  run(a, {ffn_dim / 16, ffn_dim, INT_MAX}, GateUpTiles{},
+  run(a, {ffn_dim / 16, ffn_dim, INT_MAX, 0}, GateUpTiles{},
       GateUpEpilogue{static_cast<__nv_bfloat16*>(out), ffn_dim}, stream);
 }
 
 void skinny_qkv(const SkinnyProduct& a, const RopeLaunch& rope, cudaStream_t stream) {
   const int half = rope.layout.head_dim / 2;
   const HeadTiles tiles{half / 16, rope.layout.head_dim};
-  run(a, {a.out_dim / kTileRows, half, INT_MAX}, tiles, RopeEpilogue{rope, tiles}, stream);
+  run(a, {a.out_dim / kTileRows, half, INT_MAX, 0}, tiles, RopeEpilogue{rope, tiles}, stream);
 }
 
 }  // namespace fastgen::device

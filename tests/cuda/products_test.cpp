@@ -39,7 +39,7 @@ TEST_CASE("cuda: linear and linear_add") {
     std::int64_t out_dim, in_dim;
   };
   // K not a multiple of 64 or of 8, N an odd multiple of 8, more tiles than SMs, K that goes round the warps more than once.
-  const std::vector<Shape> shapes = {{320, 576}, {40, 72}, {104, 1096}, {8, 8}, {4360, 264}, {72, 4104}, {48, 100}};
+  const std::vector<Shape> shapes = {{320, 576}, {40, 72}, {104, 1096}, {8, 8}, {4360, 264}, {8648, 136}, {72, 4104}, {48, 100}};
   for (DType dtype : kTypes) {
     for (const Shape& s : shapes) {
       Bench b;
