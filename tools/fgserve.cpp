@@ -23,6 +23,7 @@
 #include "base/step_trace.h"
 #include "fastgen/engine.h"
 #include "fastgen/text.h"
+#include "plan/command.h"
 #include "server/server.h"
 
 namespace fs = std::filesystem;
@@ -34,6 +35,7 @@ struct Flags {
   EngineConfig engine;
   server::ServerConfig server;
   std::string chat_template_file;
+  std::string reasoning_format = "auto";
   std::string log_level = "info";
   double drain_s = 30;
   std::optional<std::uint64_t> seed;
@@ -69,6 +71,9 @@ void add_model_flags(CLI::App& app, Flags& flags) {
   add("--layers", flags.engine.num_layers, "With --dummy-weights: only so many of the layers; 0: all")
       ->check(CLI::Range(0, 1 << 10))->capture_default_str();
   add("--chat-template", flags.chat_template_file, "Jinja file to use instead of the model's own chat template");
+  add("--reasoning-format", flags.reasoning_format,
+      "auto: thinking of a model that has a </think> token goes to reasoning_content; always; none: it stays text")
+      ->check(CLI::IsMember({"auto", "always", "none"}))->capture_default_str();
   app.add_flag("--trust-content", flags.server.trust_content, "Let control tokens written in messages act as such")->group("Model");
   add("--seed", flags.seed, "Of dummy weights, and of requests that bring none (default: those are random)");
 }
@@ -246,7 +251,10 @@ int serve(Flags& flags) {
   const std::unique_ptr<Engine> engine = Engine::create(flags.engine);
   if (!chat_template) log_warn("the model has no chat template: /v1/chat/completions is refused without --chat-template");
 
-  server::Server server(flags.server, *engine, tokenizer.get(), chat_template);
+  const std::shared_ptr<const Tokenizer> words = tokenizer.get();
+  const bool thinks = flags.reasoning_format == "always" || words->find("</think>").has_value();
+  flags.server.split_reasoning = thinks && flags.reasoning_format != "none";
+  server::Server server(flags.server, *engine, words, chat_template);
   server.start();
   signals.arm();
   print_banner(flags, engine->info(), server);
@@ -273,9 +281,10 @@ int main(int argc, char** argv) {
   flags.server.num_io_threads = 0;
   CLI::App app;
   add_flags(app, flags);
+  const auto plan_model = plan::add_command(app);
   CLI11_PARSE(app, argc, argv);
   try {
-    return serve(flags);
+    return app.got_subcommand("plan") ? plan_model() : serve(flags);
   } catch (const std::exception& error) {
     fmt::print(stderr, "fgserve: {}\n", error.what());
     return 1;

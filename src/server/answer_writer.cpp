@@ -120,10 +120,14 @@ void AnswerWriter::write_choice(JsonWriter& json, const ChoicePart& part, bool c
   } else if (chunk) {
     json.key("delta").begin_object();
     if (part.first) json.field("role", "assistant");
-    if (part.first || !part.text.empty() || !part.tokens.empty()) json.field("content", part.text);
+    if (!part.reasoning.empty()) json.field("reasoning_content", part.reasoning);
+    const bool says_something = !part.text.empty() || (!part.tokens.empty() && part.reasoning.empty());
+    if (part.first || says_something) json.field("content", part.text);
     json.end_object();
   } else {
-    json.key("message").begin_object().field("role", "assistant").field("content", part.text);
+    json.key("message").begin_object().field("role", "assistant");
+    if (!part.reasoning.empty()) json.field("reasoning_content", part.reasoning);
+    json.field("content", part.text);
     json.key("refusal").null().end_object();
   }
   json.key("logprobs");

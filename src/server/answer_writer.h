@@ -26,6 +26,7 @@ struct TokenUsage {
 struct ChoicePart {
   std::int32_t idx = 0;
   std::string_view text;
+  std::string_view reasoning;             // chat only: what was thought before the answer
   std::span<const TokenRecord> echoed;    // the prompt's tokens, when they are part of the answer
   std::span<const TokenRecord> tokens;    // what `text` was made of, and tokens that showed no text
   std::size_t text_offset = 0;            // code points of the choice before this part

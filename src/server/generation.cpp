@@ -17,14 +17,24 @@ Generation::Generation(const ApiRequest& request, std::vector<Prompt> prompts, A
   for (Prompt& prompt : prompts) prompts_.push_back({std::move(prompt), {}, 0, n});
   num_open_ = prompts_.size() * n;
   choices_.reserve(num_open_);
-  for (std::size_t i = 0; i < num_open_; ++i) choices_.push_back(make_choice());
+  for (std::size_t i = 0; i < num_open_; ++i) choices_.push_back(make_choice(prompts_[i / n].prompt));
   if (request.sampling.num_prompt_logprobs >= 0)
     for (PromptState& state : prompts_) state.logprobs.push_back({state.prompt.ids[0], NAN, {}});
 }
 
-Generation::Choice Generation::make_choice() const {
+Generation::Choice Generation::make_choice(const Prompt& prompt) const {
   TextStream::Options text{request_.stop, request_.skip_special_tokens, request_.include_stop};
-  return {TokenStream(environment_.tokenizer, {std::move(text), end_ids_}), {}, {}, 0, 0, nullptr, false, false};
+  Choice choice{.stream = TokenStream(environment_.tokenizer, {std::move(text), end_ids_})};
+  if (environment_.split_reasoning && request_.endpoint == Endpoint::kChat) choice.splitter.emplace(prompt.opens_thinking);
+  return choice;
+}
+
+SplitText Generation::split(Choice& choice, std::string text, bool is_last) {
+  if (!choice.splitter) return {{}, std::move(text)};
+  SplitText out = choice.splitter->push(text);
+  if (!is_last) return out;
+  const SplitText rest = choice.splitter->finish();
+  return {out.reasoning + rest.reasoning, out.content + rest.content};
 }
 
 std::int32_t Generation::choice_idx(std::size_t prompt_idx, std::int32_t c) const {
@@ -50,11 +60,12 @@ void Generation::on_token(std::size_t prompt_idx, const Event& event, std::span<
   Choice& choice = choices_[static_cast<std::size_t>(idx)];
   if (choice.finish_reason != nullptr || choice.stream.ended()) return;  // the engine ran ahead
   if (request_.max_tokens == 0) return;          // echo alone
-  std::string text = choice.stream.push(event.token);
+  const SplitText text = split(choice, choice.stream.push(event.token), false);
   ++choice.num_tokens;
   if (reports_tokens()) choice.tokens.push_back({event.token, event.logprob, {top.begin(), top.end()}});
   if (!request_.stream) {
-    choice.text += text;
+    choice.text.reasoning += text.reasoning;
+    choice.text.content += text.content;
   } else if (!text.empty() || reports_tokens()) {
     write(prompt_idx, idx, text, nullptr);
   }
@@ -84,14 +95,15 @@ void Generation::on_finish(std::size_t prompt_idx, const Event& event) {
 void Generation::end_choice(std::size_t prompt_idx, std::int32_t idx, const char* reason) {
   Choice& choice = choices_[static_cast<std::size_t>(idx)];
   choice.finish_reason = reason;
-  std::string rest = choice.stream.finish();
+  const SplitText rest = split(choice, choice.stream.finish(), true);
   if (!request_.stream) {
-    choice.text += rest;
+    choice.text.reasoning += rest.reasoning;
+    choice.text.content += rest.content;
     return;
   }
   // What is left goes in the chunk before the one with the reason, as OpenAI's chat does.
   if (!rest.empty()) write(prompt_idx, idx, rest, nullptr);
-  write(prompt_idx, idx, "", reason);
+  write(prompt_idx, idx, {}, reason);
 }
 
 // ---- a stream's frames
@@ -111,12 +123,13 @@ void Generation::start(std::size_t prompt_idx, std::int32_t idx) {
   choice.text_offset = writer_.text_length(part.echoed);
 }
 
-void Generation::write(std::size_t prompt_idx, std::int32_t idx, std::string_view text, const char* finish_reason) {
+void Generation::write(std::size_t prompt_idx, std::int32_t idx, const SplitText& text, const char* finish_reason) {
   Choice& choice = choices_[static_cast<std::size_t>(idx)];
   if (!choice.started) start(prompt_idx, idx);
   ChoicePart part;
   part.idx = idx;
-  part.text = text;
+  part.text = text.content;
+  part.reasoning = text.reasoning;
   part.tokens = choice.tokens;
   part.text_offset = choice.text_offset;
   part.finish_reason = finish_reason;
@@ -150,10 +163,11 @@ std::string Generation::body() {
   for (std::size_t i = 0; i < choices_.size(); ++i) {
     const PromptState& prompt = prompts_[i / static_cast<std::size_t>(request_.n)];
     Choice& choice = choices_[i];
-    choice.text.insert(0, prompt.prompt.text);  // empty but for echo
+    choice.text.content.insert(0, prompt.prompt.text);  // empty but for echo
     ChoicePart& part = parts[i];
     part.idx = static_cast<std::int32_t>(i);
-    part.text = choice.text;
+    part.text = choice.text.content;
+    part.reasoning = choice.text.reasoning;
     part.tokens = choice.tokens;
     part.finish_reason = choice.finish_reason;
     part.first = true;

@@ -16,6 +16,7 @@
 #include "server/api_error.h"
 #include "server/api_request.h"
 #include "server/prompts.h"
+#include "server/reasoning.h"
 #include "server/stream_table.h"
 #include "server/token_stream.h"
 
@@ -28,6 +29,7 @@ class Generation final : public EventSink {
     std::vector<TokenId> eos_ids;
     std::function<void(std::size_t prompt_idx, std::int32_t choice_idx)> cancel;  // -1: all choices of the prompt
     std::function<void()> wake;  // events came
+    bool split_reasoning = false;
   };
   Generation(const ApiRequest& request, std::vector<Prompt> prompts, AnswerWriter writer, Environment environment);
 
@@ -49,7 +51,8 @@ class Generation final : public EventSink {
  private:
   struct Choice {
     TokenStream stream;
-    std::string text;                   // no stream: all of it
+    std::optional<ReasoningSplitter> splitter;  // none: all text is content
+    SplitText text;                     // no stream: all of it
     std::vector<TokenRecord> tokens;    // no stream: all of them; else those not yet written
     std::size_t text_offset = 0;
     std::int32_t num_tokens = 0;
@@ -64,13 +67,14 @@ class Generation final : public EventSink {
     std::size_t num_open = 0;           // choices without a finish event
   };
 
-  Choice make_choice() const;
+  Choice make_choice(const Prompt& prompt) const;
   std::int32_t choice_idx(std::size_t prompt_idx, std::int32_t c) const;
+  static SplitText split(Choice& choice, std::string text, bool is_last);
   void on_prompt_token(PromptState& prompt, const Event& event, std::span<const TopLogprob> top);
   void on_token(std::size_t prompt_idx, const Event& event, std::span<const TopLogprob> top);
   void on_finish(std::size_t prompt_idx, const Event& event);
   void end_choice(std::size_t prompt_idx, std::int32_t idx, const char* reason);
-  void write(std::size_t prompt_idx, std::int32_t idx, std::string_view text, const char* finish_reason);
+  void write(std::size_t prompt_idx, std::int32_t idx, const SplitText& text, const char* finish_reason);
   void start(std::size_t prompt_idx, std::int32_t idx);
   void end_answer();
   bool reports_tokens() const { return request_.wants_logprobs || request_.return_token_ids; }

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "server/reasoning.h"
+
 #include "base/spans.h"
 
 namespace fastgen::server {
@@ -29,7 +31,9 @@ Prompt make_chat_prompt(const ApiRequest& request, const TextTools& tools) {
   } catch (const Error& error) {
     throw bad_field("messages", fmt::format("the chat template refuses them: {}", error.what()));
   }
-  return {tools.tokenizer->encode(text, request.add_special_tokens.value_or(false), tools.trust_content), {}};
+  // A message that ends so opens nothing: the template must have written the tag.
+  const bool opens_thinking = ends_thinking_open(text.text) && !text.trusted.empty() && text.trusted.back().end == text.text.size();
+  return {tools.tokenizer->encode(text, request.add_special_tokens.value_or(false), tools.trust_content), {}, opens_thinking};
 }
 
 Prompt make_completion_prompt(const ApiRequest& request, const PromptInput& input, const TextTools& tools) {

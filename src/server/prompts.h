@@ -22,6 +22,7 @@ struct TextTools {
 struct Prompt {
   std::vector<TokenId> ids;  // not empty
   std::string text;          // only with echo
+  bool opens_thinking = false;  // it ends with the template's <think>
 };
 
 // Bytes of text that will be rendered and tokenized.

@@ -32,6 +32,7 @@ struct ServerConfig {
   std::size_t max_header_bytes = 16 << 10;  // 431 above
   std::size_t max_stream_bytes = 1 << 20;   // unsent bytes above which a stream is cancelled
   bool trust_content = false;               // control tokens inside messages count as such
+  bool split_reasoning = false;             // thinking goes to reasoning_content (server/reasoning.h)
   std::optional<std::uint64_t> seed;        // requests without a seed get theirs from this one, in order of arrival
 };
 

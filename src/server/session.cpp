@@ -332,6 +332,7 @@ std::unique_ptr<Generation> Session::make_generation(const ApiRequest& api, std:
     if (prompt_idx < request_ids_.size()) state_.engine.cancel(request_ids_[prompt_idx], choice_idx);
   };
   environment.wake = [this] { on_events(); };
+  environment.split_reasoning = state_.config.split_reasoning;
   return std::make_unique<Generation>(api, std::move(prompts), std::move(writer), std::move(environment));
 }
 

@@ -16,12 +16,13 @@ std::shared_ptr<const Tokenizer> tokenizer() {
 
 // A generation whose engine is the test.
 struct Driven {
-  explicit Driven(Endpoint endpoint, const std::string& body, std::vector<TokenId> eos_ids = {2}) {
+  // `opens_thinking`: none leaves thinking in the text.
+  explicit Driven(Endpoint endpoint, const std::string& body, std::vector<TokenId> eos_ids = {2}, std::optional<bool> opens_thinking = {}) {
     request = parse_api_request(endpoint, body);
-    std::vector<Prompt> prompts(request.num_prompts(), Prompt{{5, 6, 7}, request.echo ? "PROMPT" : ""});
+    std::vector<Prompt> prompts(request.num_prompts(), Prompt{{5, 6, 7}, request.echo ? "PROMPT" : "", opens_thinking.value_or(false)});
     AnswerWriter writer(request, tokenizer(), "id-1", "m", 7);
     Generation::Environment environment{tokenizer(), std::move(eos_ids),
-                                        [this](std::size_t p, std::int32_t c) { cancelled.emplace_back(p, c); }, [] {}};
+                                        [this](std::size_t p, std::int32_t c) { cancelled.emplace_back(p, c); }, [] {}, opens_thinking.has_value()};
     generation = std::make_unique<Generation>(request, std::move(prompts), std::move(writer), std::move(environment));
   }
   void send(EventKind kind, TokenId token, FinishReason reason = FinishReason::kNone, std::int32_t choice = 0, std::size_t prompt = 0,
@@ -59,7 +60,7 @@ std::string joined_text(const std::string& frames, const char* key) {
     for (simdjson::dom::element choice : document["choices"].get_array()) {
       std::string_view piece;
       simdjson::dom::element holder = choice;
-      if (std::string_view(key) == "content") holder = choice["delta"];
+      if (std::string_view(key).ends_with("content")) holder = choice["delta"];
       if (!holder[key].get(piece)) text += piece;
     }
   }
@@ -73,6 +74,29 @@ std::size_t count(const std::string& text, std::string_view part) {
 }
 
 }  // namespace
+
+TEST_CASE("thinking goes to reasoning_content, streamed or whole, and what is said after it to content") {
+  Driven streamed(Endpoint::kChat, std::string(kChatBody) + R"(,"stream":true})", {2}, true);
+  streamed.text("I add.\n</think>\n\nFour </think>");
+  streamed.finish(FinishReason::kStop);
+  CHECK(joined_text(streamed.generation->frames(), "reasoning_content") == "I add.");
+  CHECK(joined_text(streamed.generation->frames(), "content") == "Four </think>");
+  Driven whole(Endpoint::kChat, std::string(kChatBody) + "}", {2}, false);
+  whole.text("<think>I add.\n</think>\n\nFour");
+  whole.finish(FinishReason::kStop);
+  CHECK(whole.generation->body().find(R"("message":{"role":"assistant","reasoning_content":"I add.","content":"Four")") != std::string::npos);
+}
+
+TEST_CASE("thinking that is cut off is all reasoning; without the split it is text") {
+  Driven cut(Endpoint::kChat, std::string(kChatBody) + "}", {2}, true);
+  cut.text("I think </thi");
+  cut.finish(FinishReason::kLength);
+  CHECK(cut.generation->body().find(R"("reasoning_content":"I think </thi","content":"")") != std::string::npos);
+  Driven plain(Endpoint::kChat, std::string(kChatBody) + "}");
+  plain.text("<think>a</think>b");
+  plain.finish(FinishReason::kStop);
+  CHECK(plain.generation->body().find(R"("message":{"role":"assistant","content":"<think>a</think>b")") != std::string::npos);
+}
 
 TEST_CASE("a chat answer is complete, and the end-of-sequence token is hidden but counted") {
   Driven driven(Endpoint::kChat, std::string(kChatBody) + "}");
