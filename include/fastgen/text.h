@@ -36,7 +36,8 @@ enum class SpecialText {
 
 class Tokenizer {
  public:
-  // Reads tokenizer.json (and tokenizer_config.json where present) in `folder`.
+  // Reads tokenizer.json in `folder`, else Mistral's tekken.json, else sentencepiece's tokenizer.model, and tokenizer_config.json
+  // where present.
   // Throws Error naming the file and what is wrong or not supported.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& folder);
   // The same from the file's bytes; `name` stands in error messages. For tests and fuzzing.

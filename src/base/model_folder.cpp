@@ -43,7 +43,9 @@ bool is_folder(const fs::path& path) {
 }
 
 bool holds_model(const fs::path& folder) {
-  return is_file(folder / "config.json") || is_file(folder / "tokenizer.json");
+  for (const char* file : {"config.json", "tokenizer.json", "tekken.json", "tokenizer.model"})
+    if (is_file(folder / file)) return true;
+  return false;
 }
 
 // One step of a path that we build from foreign text: no way up, no absolute path, nothing hidden.

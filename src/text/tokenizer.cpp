@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "fastgen/error.h"
+#include "text/other_files.h"
 #include "text/tokenizer_impl.h"
 #include "text/utf8.h"
 
@@ -29,6 +30,24 @@ std::string trust_mask(const MarkedText& marked) {
     std::fill(mask.begin() + range.begin, mask.begin() + range.end, '\1');
   }
   return mask;
+}
+
+// tokenizer.json says the most; where it is missing, Mistral's own file, then sentencepiece's.
+std::unique_ptr<Tokenizer::Impl> read_any_file(const fs::path& folder, const std::string& config_json) {
+  const fs::path json = folder / "tokenizer.json", tekken = folder / "tekken.json", model = folder / "tokenizer.model";
+  if (fs::exists(json)) return read_tokenizer(read_text_file(json), json.string());
+  std::unique_ptr<Tokenizer::Impl> impl;
+  if (fs::exists(tekken)) {
+    impl = read_tokenizer(tekken_to_json(read_text_file(tekken), tekken.string()), tekken.string());
+  } else if (fs::exists(model)) {
+    const SentencePieceOptions options = read_sentencepiece_options(config_json, (folder / "tokenizer_config.json").string());
+    impl = read_tokenizer(sentencepiece_to_json(read_text_file(model), model.string(), options), model.string());
+  } else {
+    throw Error(fmt::format("{}: no tokenizer.json there, nor tekken.json or tokenizer.model", folder.string()));
+  }
+  if (impl->names.find("<s>")) impl->bos_token = "<s>";
+  if (impl->names.find("</s>")) impl->eos_token = "</s>";
+  return impl;
 }
 
 // Ill-formed bytes become U+FFFD.
@@ -79,9 +98,10 @@ Tokenizer::Tokenizer(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) 
 Tokenizer::~Tokenizer() = default;
 
 std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& folder) {
-  fs::path file = folder / "tokenizer.json", config = folder / "tokenizer_config.json";
-  auto impl = read_tokenizer(read_text_file(file), file.string());
-  if (fs::exists(config)) read_tokenizer_config(read_text_file(config), config.string(), *impl);
+  const fs::path config = folder / "tokenizer_config.json";
+  const std::string config_json = fs::exists(config) ? read_text_file(config) : "{}";
+  auto impl = read_any_file(folder, config_json);
+  read_tokenizer_config(config_json, config.string(), *impl);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));
 }
 

@@ -1,4 +1,4 @@
-// Any bytes as tokenizer.json: they are refused with an Error, or make a tokenizer that keeps its promises.
+// Any bytes as tokenizer.json, tekken.json or tokenizer.model: they are refused with an Error, or make a tokenizer that keeps its promises.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "fastgen/error.h"
 #include "fastgen/text.h"
+#include "text/other_files.h"
 #include "text/utf8.h"
 
 namespace fastgen {
@@ -48,11 +49,23 @@ void use(const std::shared_ptr<const Tokenizer>& tokenizer, std::string_view jso
 }  // namespace
 }  // namespace fastgen
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  std::string_view json(reinterpret_cast<const char*>(data), size);
+namespace {
+
+template <typename ToJson>
+void try_as(ToJson to_json) {
   try {
+    const std::string json = to_json();
     fastgen::use(fastgen::Tokenizer::parse(json, "fuzz"), json);
   } catch (const fastgen::Error&) {
   }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
+  try_as([&] { return std::string(bytes); });
+  try_as([&] { return fastgen::tekken_to_json(bytes, "fuzz"); });
+  try_as([&] { return fastgen::sentencepiece_to_json(bytes, "fuzz", {}); });
   return 0;
 }

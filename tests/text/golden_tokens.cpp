@@ -31,7 +31,8 @@ void add_folder(const fs::path& cases, bool own, std::vector<GoldenTokenizer>& f
     if (entry.path().extension() != ".jsonl") continue;
     std::string name = entry.path().stem().string();
     fs::path folder = own ? cases / name : folder_of(name);
-    if (!folder.empty() && fs::exists(folder / "tokenizer.json"))
+    const auto has = [&](const char* file) { return fs::exists(folder / file); };
+    if (!folder.empty() && (has("tokenizer.json") || has("tekken.json") || has("tokenizer.model")))
       found.push_back({name, folder, entry.path()});
   }
 }
