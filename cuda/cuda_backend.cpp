@@ -95,29 +95,31 @@ void CudaBackend::seal() {
 
 void CudaBackend::reserve(const OpLimits& limits) {
   loader_.reset();
-  const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(float); };
+  const Workspaces bytes = workspaces(limits);
   max_logit_rows_ = std::max(limits.max_logit_rows, kLogitRowsMin);
-  qkv_ = allocate(MemoryKind::kDevice,
-                  bytes(limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim));
-  gate_up_ = allocate(MemoryKind::kDevice, bytes(limits.max_tokens * 2 * limits.ffn_dim));
-  attend_ = allocate(MemoryKind::kDevice, device::attend_workspace_bytes(limits.head_dim));
-  logits_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes(max_logit_rows_ * limits.vocab)));
-  sampling_ =
-      static_cast<float*>(allocate(MemoryKind::kDevice, bytes(limits.max_sample_rows * limits.vocab)));
+  qkv_ = allocate(MemoryKind::kDevice, bytes.qkv);
+  gate_up_ = allocate(MemoryKind::kDevice, bytes.gate_up);
+  attend_ = allocate(MemoryKind::kDevice, bytes.attend);
+  logits_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes.logits));
+  sampling_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes.sampling));
   // Before anything is captured, and before the arena takes what is left: the library loads its kernels into GPU memory.
-  const Products::Scratch scratch[] = {
-      {qkv_, bytes(limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim)},
-      {gate_up_, bytes(limits.max_tokens * 2 * limits.ffn_dim)},
-      {logits_, bytes(max_logit_rows_ * limits.vocab)}};
+  const Products::Scratch scratch[] = {{qkv_, bytes.qkv}, {gate_up_, bytes.gate_up}, {logits_, bytes.logits}};
   products_->tune(scratch, {limits.max_tokens, max_logit_rows_});
 }
 
-// As reserve allocates it.
+CudaBackend::Workspaces CudaBackend::workspaces(const OpLimits& limits) {
+  const auto floats = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(float); };
+  const std::int64_t rows = std::min(limits.max_tokens, piece_rows_max());
+  return {.qkv = floats(rows * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim),
+          .gate_up = floats(rows * 2 * limits.ffn_dim),
+          .attend = device::attend_workspace_bytes(limits.head_dim),
+          .logits = floats(std::max(limits.max_logit_rows, kLogitRowsMin) * limits.vocab),
+          .sampling = floats(limits.max_sample_rows * limits.vocab)};
+}
+
 std::size_t CudaBackend::workspace_bytes(const OpLimits& limits) const {
-  const std::int64_t qkv = limits.max_tokens * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim;
-  const std::int64_t gate_up = limits.max_tokens * 2 * limits.ffn_dim;
-  const std::int64_t logits = (std::max(limits.max_logit_rows, kLogitRowsMin) + limits.max_sample_rows) * limits.vocab;
-  return static_cast<std::size_t>(qkv + gate_up + logits) * sizeof(float) + device::attend_workspace_bytes(limits.head_dim);
+  const Workspaces bytes = workspaces(limits);
+  return bytes.qkv + bytes.gate_up + bytes.attend + bytes.logits + bytes.sampling;
 }
 
 Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
@@ -277,8 +279,14 @@ void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
   if (fits_skinny(args.x, args.weight) && !args.q_norm && !args.k_norm && a.layout.head_dim % 32 == 0) {
     device::skinny_qkv(skinny(args.x, args.weight), a, at(stream));
   } else {
-    product(stream, args.x, args.weight, {}, qkv_, args.x.dtype, false);
-    device::rope_store(a, at(stream));
+    for_pieces(args.x.rows(), [&](std::int64_t first, std::int64_t n) {
+      product(stream, args.x.slice(first, n), args.weight, {}, qkv_, args.x.dtype, false);
+      a.positions = ints(args.positions) + first;
+      a.slots = ints(args.slots) + first;
+      a.q_out = args.q_out.slice(first, n).data;
+      a.num_tokens = count(n);
+      device::rope_store(a, at(stream));
+    });
   }
   check_launch("qkv_rope_store");
 }
@@ -314,23 +322,30 @@ void CudaBackend::product(Stream stream, Tensor x, const Weight& weight, Tensor 
                  floats(bias), out, x.rows());
 }
 
-void CudaBackend::linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) {
-  product(stream, x, weight, bias, out.data, out.dtype, false);
+void CudaBackend::project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add) {
+  for_pieces(x.rows(), [&](std::int64_t first, std::int64_t n) {
+    product(stream, x.slice(first, n), weight, bias, out.slice(first, n).data, out.dtype, add);
+  });
   check_launch("linear");
 }
 
+void CudaBackend::linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) {
+  project(stream, x, weight, bias, out, false);
+}
+
 void CudaBackend::linear_add(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor residual) {
-  product(stream, x, weight, bias, residual.data, residual.dtype, true);
-  check_launch("linear_add");
+  project(stream, x, weight, bias, residual, true);
 }
 
 void CudaBackend::gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) {
   if (fits_skinny(x, weight) && out.row_elements() % 16 == 0) {
     device::skinny_gate_up(skinny(x, weight), out.data, at(stream));
   } else {
-    product(stream, x, weight, {}, gate_up_, x.dtype, false);
-    device::silu_mul(gate_up_, out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype),
-                     at(stream));
+    for_pieces(x.rows(), [&](std::int64_t first, std::int64_t n) {
+      product(stream, x.slice(first, n), weight, {}, gate_up_, x.dtype, false);
+      device::silu_mul(gate_up_, out.slice(first, n).data, count(n), count(out.row_elements()), is_bf16(out.dtype),
+                       at(stream));
+    });
   }
   check_launch("gate_up_silu");
 }

@@ -64,8 +64,13 @@ class CudaBackend final : public Backend {
   cudaStream_t at(Stream stream) const { return streams_[static_cast<int>(stream)]; }
   cudaEvent_t event_of(FenceId fence) const;
   void learn(const Weight& weight);
-  // x w^T + bias (if given), added to or stored in out.
+  struct Workspaces {
+    std::size_t qkv, gate_up, attend, logits, sampling;  // bytes
+  };
+  static Workspaces workspaces(const OpLimits& limits);
+  // x w^T + bias (if given), added to or stored in out; of at most piece_rows_max() rows.
   void product(Stream stream, Tensor x, const Weight& weight, Tensor bias, void* out, DType out_dtype, bool add);
+  void project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add);
 
   std::string device_;
   DeviceMemory memory_;
@@ -79,8 +84,8 @@ class CudaBackend final : public Backend {
   bool sealed_ = false;
 
   // Workspaces, sized by reserve().
-  void* qkv_ = nullptr;        // [T, (H + 2K) D] product
-  void* gate_up_ = nullptr;    // [T, 2F] product
+  void* qkv_ = nullptr;        // [piece of T, (H + 2K) D] product
+  void* gate_up_ = nullptr;    // [piece of T, 2F] product
   void* attend_ = nullptr;     // partial results of attention
   float* logits_ = nullptr;    // [R, V]
   float* sampling_ = nullptr;  // [sample rows, V]

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <iterator>
+#include <limits>
 #include <optional>
 
 #include <fmt/format.h>
@@ -80,6 +81,11 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgorithmWords));
 
 }  // namespace
 
+std::int64_t piece_rows_max() {
+  static const std::int64_t rows = setting("FG_CUDA_PIECE_ROWS", 1024);
+  return rows > 0 ? 2 * rows : std::numeric_limits<std::int64_t>::max();
+}
+
 bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim) {
   return dtype == DType::kBF16 && num_rows >= 1 && num_rows <= skinny_rows() && in_dim % 8 == 0;
 }
@@ -114,7 +120,7 @@ std::vector<Products::Open> Products::open_questions(const RowLimits& limits) {
   std::vector<Open> open;
   for (const std::int64_t bucket : row_buckets(std::max(limits.tokens, limits.logits))) {
     for (auto& [shape, known] : entries_) {
-      const std::int64_t most = known->is_head ? limits.logits : limits.tokens;
+      const std::int64_t most = std::min(known->is_head ? limits.logits : limits.tokens, piece_rows_max());
       if (bucket > row_bucket(most) || known->weights.empty() || known->by_bucket.contains(bucket)) continue;
       if (!is_skinny(shape.dtype, bucket, shape.in_dim)) open.push_back({&shape, known.get(), bucket, std::min(bucket, most)});
     }

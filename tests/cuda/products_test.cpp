@@ -1,5 +1,6 @@
 // Products of the CUDA backend against the CPU's: the kernel for few rows with each of its endings, cuBLASLt for the others, the
 // border between them, shapes that fill no tile, and the timing of algorithms.
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
@@ -14,8 +15,8 @@ namespace {
 const std::vector<std::int64_t> kRowCounts = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
                                               13, 14, 15, 16, 17, 33, 64, 65, 300};
 
-OpLimits limits_of(std::int32_t model_dim, std::int32_t ffn_dim) {
-  return {.max_tokens = 300,
+OpLimits limits_of(std::int32_t model_dim, std::int32_t ffn_dim, std::int64_t max_tokens = 300) {
+  return {.max_tokens = max_tokens,
           .max_seqs = 8,
           .max_logit_rows = 64,
           .max_sample_rows = 8,
@@ -102,10 +103,10 @@ struct QkvShape {
 
 // Rows at scattered positions and slots; the last has no slot, so that nothing may be stored for it.
 void check_qkv(DType dtype, const QkvShape& s, const std::vector<std::int64_t>& row_counts) {
-  constexpr std::int32_t kBlocks = 40, kBlockSize = 16, kPositions = 700;
+  constexpr std::int32_t kBlockSize = 16, kPositions = 700;
+  const std::int64_t most = *std::max_element(row_counts.begin(), row_counts.end()), num_blocks = most / kBlockSize + 2;
   Bench b;
-  OpLimits limits = limits_of(s.model_dim, 64);
-  limits.max_tokens = 640;
+  OpLimits limits = limits_of(s.model_dim, 64, most);
   limits.num_heads = s.heads, limits.num_kv_heads = s.kv_heads, limits.head_dim = s.head_dim;
   b.cpu->reserve(limits);
   b.gpu->reserve(limits);
@@ -114,8 +115,8 @@ void check_qkv(DType dtype, const QkvShape& s, const std::vector<std::int64_t>& 
       b.weights(WeightKind::kQkv, dtype, {{q_dim, s.model_dim}, {kv_dim, s.model_dim}, {kv_dim, s.model_dim}});
   const Twin rope = b.random(DType::kF32, {kPositions, s.head_dim}), bias = b.random(DType::kF32, {q_dim + 2 * kv_dim});
   const Twin q_norm = b.random(DType::kF32, {s.head_dim}), k_norm = b.random(DType::kF32, {s.head_dim});
-  const auto [cpu_arena, gpu_arena] = b.arenas(dtype, {2, s.kv_heads, kBlockSize, s.head_dim}, kBlocks, 8);
-  std::vector<std::int32_t> all_slots(kBlocks * kBlockSize);
+  const auto [cpu_arena, gpu_arena] = b.arenas(dtype, {2, s.kv_heads, kBlockSize, s.head_dim}, num_blocks, 8);
+  std::vector<std::int32_t> all_slots(static_cast<std::size_t>(num_blocks * kBlockSize));
   std::iota(all_slots.begin(), all_slots.end(), 0);
   for (std::int64_t rows : row_counts) {
     CAPTURE(rows);
@@ -141,7 +142,7 @@ void check_qkv(DType dtype, const QkvShape& s, const std::vector<std::int64_t>& 
     b.compare({q.cpu.slice(0, stored), q.gpu.slice(0, stored)}, loose(dtype, 4), "q of qkv_rope_store");
     const Doubles arena = b.arena_values(gpu_arena, true), want = b.arena_values(cpu_arena, false);
     check_close(arena, want, loose(dtype, 4), "k and v of qkv_rope_store");
-    check_differs(rows_exchanged(arena, kBlocks), want, loose(dtype, 4), "k and v, blocks exchanged");
+    check_differs(rows_exchanged(arena, num_blocks), want, loose(dtype, 4), "k and v, blocks exchanged");
   }
 }
 
@@ -158,6 +159,34 @@ TEST_CASE("cuda: qkv_rope_store") {
     check_qkv(dtype, {8, 2, 128, 96, false, true}, more);
     check_qkv(dtype, {4, 1, 256, 96, false, true}, more);
     check_qkv(dtype, {4, 2, 8, 96, true, true}, more);
+    check_qkv(dtype, {2, 1, 64, 96, true, false}, {2049, 3100});  // in pieces
+  }
+}
+
+TEST_CASE("cuda: more rows than a piece") {
+  FG_NEEDS_GPU();
+  constexpr std::int64_t kDim = 192, kFfn = 208;
+  for (DType dtype : kTypes) {
+    Bench b;
+    b.cpu->reserve(limits_of(kDim, kFfn, 3100));
+    b.gpu->reserve(limits_of(kDim, kFfn, 3100));
+    const auto [cpu_up, gpu_up] = b.weights(WeightKind::kGateUp, dtype, {{kFfn, kDim}, {kFfn, kDim}});
+    const auto [cpu_down, gpu_down] = b.weights(WeightKind::kLinear, dtype, {{kDim, kFfn}});
+    const Twin bias = b.random(DType::kF32, {kDim});
+    for (std::int64_t rows : {2047, 2048, 2049, 3100}) {
+      CAPTURE(rows);
+      const Twin x = b.random(dtype, {rows, kDim}), ffn = b.random(dtype, {rows, kFfn}),
+                 out = b.random(DType::kF32, {rows, kDim});
+      b.cpu->gate_up_silu(kStream, x.cpu, cpu_up, ffn.cpu);
+      b.gpu->gate_up_silu(kStream, x.gpu, gpu_up, ffn.gpu);
+      b.compare(ffn, loose(dtype), "gate_up_silu");
+      const Twin same = b.copy_of(ffn.cpu);
+      b.cpu->linear_add(kStream, same.cpu, cpu_down, bias.cpu, out.cpu);
+      b.gpu->linear_add(kStream, same.gpu, gpu_down, bias.gpu, out.gpu);
+      b.compare(out, loose(DType::kF32, 2), "linear_add");
+      check_differs(rows_exchanged(b.result(out.gpu), rows), values(out.cpu), loose(DType::kF32, 2),
+                    "linear_add, rows exchanged");
+    }
   }
 }
 
