@@ -1,4 +1,4 @@
-// The flags of programs that make their own engine (fgchat, fgbench): from the command line to an EngineConfig.
+// The flags of programs that make their own engine (fgserve, fgchat, fgbench): from the command line to an EngineConfig.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -7,7 +7,11 @@
 
 namespace fastgen {
 
-// Adds MODEL and the flags of the engine to `app`; they are written to `config`, which must outlive the parsing.
+// Both write to `config`, which must outlive the parsing.
+
+// MODEL and what its weights are, in the group "Model".
+void add_model_flags(CLI::App& app, EngineConfig& config);
+// Where and how large, in the group "Engine".
 void add_engine_flags(CLI::App& app, EngineConfig& config);
 
 }  // namespace fastgen

@@ -19,11 +19,11 @@
 #include "chat/conversation.h"
 #include "chat/interrupts.h"
 #include "chat/line_reader.h"
-#include "chat/progress_bar.h"
 #include "engine_flags.h"
 #include "fastgen/engine.h"
 #include "fastgen/error.h"
 #include "fastgen/text.h"
+#include "progress_bar.h"
 
 namespace fastgen {
 namespace {
@@ -40,6 +40,7 @@ struct Options {
 };
 
 void add_flags(CLI::App& app, Options& options) {
+  add_model_flags(app, options.engine);
   add_engine_flags(app, options.engine);
   app.add_option("--tensor-parallel", options.tensor_parallel, "GPUs to split the model over (only 1 for now)")
       ->capture_default_str();

@@ -23,7 +23,9 @@
 #include "base/step_trace.h"
 #include "fastgen/engine.h"
 #include "fastgen/text.h"
+#include "engine_flags.h"
 #include "plan/command.h"
+#include "progress_bar.h"
 #include "server/server.h"
 
 namespace fs = std::filesystem;
@@ -31,12 +33,15 @@ using namespace fastgen;
 
 namespace {
 
+constexpr std::chrono::seconds kFailedLinger{1};
+
 struct Flags {
   EngineConfig engine;
   server::ServerConfig server;
   std::string chat_template_file;
   std::string reasoning_format = "auto";
   std::string log_level = "info";
+  bool verbose = false;
   double drain_s = 30;
   std::optional<std::uint64_t> seed;
 };
@@ -60,43 +65,17 @@ void add_server_flags(CLI::App& app, Flags& flags) {
   add("--drain-s", flags.drain_s, "On SIGTERM: seconds that running answers get to end")
       ->check(CLI::Range(0.0, 1e6))->capture_default_str();
   add("--log-level", flags.log_level, "debug, info, warn, error or off")->capture_default_str();
+  app.add_flag("--verbose", flags.verbose, "Log level debug: also where the seconds of the start went")->group("Server");
 }
 
-void add_model_flags(CLI::App& app, Flags& flags) {
+void add_own_model_flags(CLI::App& app, Flags& flags) {
   auto add = [&](const char* name, auto& value, const char* help) { return app.add_option(name, value, help)->group("Model"); };
-  add("MODEL", flags.engine.model, "A folder, or org/name in the local Hugging Face cache (default: SmolLM2-135M-Instruct)");
-  add("--revision", flags.engine.revision, "Branch, tag or commit of a name in the cache")->capture_default_str();
-  add("--dtype", flags.engine.dtype, "Weights: auto, bfloat16 or float32")->capture_default_str();
-  app.add_flag("--dummy-weights", flags.engine.dummy_weights, "Random weights made from config.json alone")->group("Model");
-  add("--layers", flags.engine.num_layers, "With --dummy-weights: only so many of the layers; 0: all")
-      ->check(CLI::Range(0, 1 << 10))->capture_default_str();
   add("--chat-template", flags.chat_template_file, "Jinja file to use instead of the model's own chat template");
   add("--reasoning-format", flags.reasoning_format,
       "auto: thinking of a model that has a </think> token goes to reasoning_content; always; none: it stays text")
       ->check(CLI::IsMember({"auto", "always", "none"}))->capture_default_str();
   app.add_flag("--trust-content", flags.server.trust_content, "Let control tokens written in messages act as such")->group("Model");
   add("--seed", flags.seed, "Of dummy weights, and of requests that bring none (default: those are random)");
-}
-
-void add_engine_flags(CLI::App& app, Flags& flags) {
-  auto add = [&](const char* name, auto& value, const char* help) { return app.add_option(name, value, help)->group("Engine"); };
-  auto add_size = [&](const char* name, std::int32_t& value, const char* help) {
-    return add(name, value, help)->check(CLI::Range(0, 1 << 30))->capture_default_str();
-  };
-  EngineConfig& engine = flags.engine;
-  engine.max_batch = 256;
-  add("--backend", engine.backend, "cpu, cuda, echo (a test model that needs no weights), late or late:echo")->capture_default_str();
-  add_size("--max-model-len", engine.max_model_len, "Most tokens of prompt and answer; 0: the model's, or what the KV cache holds");
-  add("--kv-gb", engine.kv_gb, "KV cache on the CPU, 1e9 bytes; 0: a quarter of free memory")
-      ->check(CLI::Range(0.0, 1e6))->capture_default_str();
-  add("--gpu-gb", engine.gpu_gb, "GPU memory to use, 1e9 bytes (needs a GPU)")->check(CLI::Range(0.0, 1e6));
-  add("--gpu-fraction", engine.gpu_fraction, "The same as a share of the card (without both: 0.9)")->check(CLI::Range(0.0, 1.0));
-  add_size("--graphs", engine.num_graphs, "Batch sizes whose decode steps are captured and replayed");
-  add_size("--block-size", engine.block_size, "Tokens in a block of the KV cache")->check(CLI::Range(1, 1024));
-  add_size("--max-batch", engine.max_batch, "Sequences that decode together");
-  add_size("--max-prefill", engine.max_prefill, "Prompt tokens in one step; 0: the backend's defaults");
-  add_size("--max-queue", engine.max_queue, "Requests waiting and running; further ones get 429")->check(CLI::Range(1, 1 << 20));
-  add_size("--threads", engine.num_threads, "Compute threads on the CPU; 0: all cores");
 }
 
 // Every flag also reads FG_ITS_NAME: --max-batch is FG_MAX_BATCH.
@@ -123,9 +102,13 @@ void add_flags(CLI::App& app, Flags& flags) {
       "is FG_MAX_BATCH); the command line counts first, then the file, then the environment.\n"
       "SIGTERM or Ctrl-C lets running answers end (--drain-s); a second one stops at once.\n"
       "SIGUSR2 writes the next 8 steps (FG_PROFILE_ITERS) to a trace file that ui.perfetto.dev shows.");
-  add_model_flags(app, flags);
+  add_model_flags(app, flags.engine);
+  add_own_model_flags(app, flags);
   add_server_flags(app, flags);
-  add_engine_flags(app, flags);
+  flags.engine.max_batch = 256;
+  add_engine_flags(app, flags.engine);
+  app.add_option("--max-queue", flags.engine.max_queue, "Requests waiting and running; further ones get 429")
+      ->group("Engine")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.set_config("--config", "", "Read flags from this file");
   add_environment(app);
 }
@@ -142,17 +125,6 @@ void raise_file_limit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;  // one descriptor per client
   setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-// "loading: 100%|####| 14.5G/14.5G", on a terminal only.
-void show_progress(std::uint64_t done, std::uint64_t total) {
-  static int shown = -1;
-  const int percent = total > 0 ? static_cast<int>(done * 100 / total) : 100;
-  if (std::exchange(shown, percent) == percent) return;
-  const std::string bar = std::string(static_cast<std::size_t>(percent) / 5, '#') + std::string(20 - static_cast<std::size_t>(percent) / 5, ' ');
-  fmt::print(stderr, "\rloading: {:3}%|{}| {:.2f}G/{:.2f}G{}", percent, bar, static_cast<double>(done) / 1e9,
-             static_cast<double>(total) / 1e9, done >= total ? "\n" : "");
-  std::fflush(stderr);
 }
 
 std::shared_ptr<const ChatTemplate> load_template(const Flags& flags, const fs::path& folder) {
@@ -234,7 +206,7 @@ int serve(Flags& flags) {
   const sigset_t set = stop_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   static SignalThread signals;  // its thread may outlive main
-  set_log_level(parse_log_level(flags.log_level));
+  set_log_level(flags.verbose ? LogLevel::kDebug : parse_log_level(flags.log_level));
   raise_file_limit();
 
   const fs::path folder = flags.engine.model.empty() ? default_model_folder() : resolve_model_folder(flags.engine.model, flags.engine.revision);
@@ -243,7 +215,9 @@ int serve(Flags& flags) {
   flags.engine.num_event_rings = flags.server.num_io_threads;
   flags.engine.seed = flags.seed.value_or(0);
   flags.server.seed = flags.seed;
-  if (isatty(STDERR_FILENO) && flags.log_level != "off") flags.engine.on_load = show_progress;
+  ProgressBar bar("loading", stderr);
+  if (isatty(STDERR_FILENO) && flags.log_level != "off")
+    flags.engine.on_load = [&bar](std::uint64_t done_bytes, std::uint64_t total_bytes) { bar.update(done_bytes, total_bytes); };
 
   // Tokenizer and weights load side by side.
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(folder); });
@@ -264,7 +238,9 @@ int serve(Flags& flags) {
     failed = engine->stats().failed;
   }
   if (failed) {
+    // Streams have ended with an error event already; whoever asks for /health sees 503 before the port closes.
     log_error("the engine failed, stopping");
+    std::this_thread::sleep_for(kFailedLinger);
   } else {
     log_info("stopping: running answers get {} s to end", flags.drain_s);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <limits>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -81,22 +82,37 @@ class Setup {
   Setup(const EngineConfig& config, std::unique_ptr<Backend> backend) : config_(config), backend_(std::move(backend)) {}
 
   EngineSetup run() {
-    const std::uint64_t start_us = now_us();
     check_config(config_);
     read_config();
+    lap("config");
     if (!backend_) backend_ = make_backend(config_.backend, backend_options());
     dtype_ = resolve_dtype(config_.dtype, model_);
     size_steps();
     check_memory();
-    auto transformer = std::make_unique<Transformer>(*backend_, model_, load(), model_len_, op_limits());
+    lap("device");
+    ModelWeights weights = load();
+    lap(fmt::format("weights ({:.2f} GB)", static_cast<double>(info_.weight_bytes) * 1e-9));
+    auto transformer = std::make_unique<Transformer>(*backend_, model_, std::move(weights), model_len_, op_limits());
+    lap("activations and workspaces");
     runner_ = std::make_unique<Runner>(std::move(backend_), std::move(transformer), runner_limits());
-    runner_->start(make_arena());
+    const KvArena arena = make_arena();
+    lap(fmt::format("arena ({:.2f} GB)", static_cast<double>(info_.kv_bytes) * 1e-9));
+    runner_->start(arena);
+    lap("first captured step");
     fill_info();
-    info_.load_seconds = static_cast<double>(now_us() - start_us) * 1e-6;
+    info_.load_seconds = static_cast<double>(now_us() - start_us_) * 1e-6;
+    log_debug("where the {:.2f} s of the start went: {}", info_.load_seconds, laps_);
     return {info_, limits_, std::move(runner_)};
   }
 
  private:
+  // The time since the last one, for the log.
+  void lap(const std::string& what) {
+    const std::uint64_t now = now_us();
+    laps_ += fmt::format("{}{} {:.3f} s", laps_.empty() ? "" : ", ", what, static_cast<double>(now - lap_us_) * 1e-6);
+    lap_us_ = now;
+  }
+
   void read_config() {
     folder_ = config_.model.empty() ? default_model_folder() : resolve_model_folder(config_.model, config_.revision);
     const ModelConfig whole = first_layers(load_config(folder_));
@@ -277,6 +293,9 @@ class Setup {
   std::int64_t max_tokens_ = 0;
   SchedulerLimits limits_;
   EngineInfo info_;
+  const std::uint64_t start_us_ = now_us();
+  std::uint64_t lap_us_ = start_us_;
+  std::string laps_;
   std::unique_ptr<Backend> backend_;  // until the runner has it
   std::unique_ptr<Runner> runner_;
 };

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,6 +74,28 @@ def test_drain_time_is_bounded_and_the_stream_ends_with_an_error(long_model):
         assert json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
 
 
+def test_a_failing_device_ends_streams_health_and_the_process(long_model):
+    with Server(long_model, "--backend", "fail-after:30:echo", "--kv-gb", "0.1") as server, httpx.Client(base_url=server.url) as client:
+        assert client.get("/health").status_code == 200
+        started = time.monotonic()
+        streams = [Stream(server, max_tokens=1000) for _ in range(4)]
+        for stream in streams:
+            lines = stream.lines()
+            error = json.loads(lines[-1 if "error" in lines[-1] else -2].removeprefix("data: "))["error"]
+            assert error["code"] == "engine_failed", lines
+        assert client.get("/health").status_code == 503
+        assert client.post("/v1/completions", json={"prompt": [5], "max_tokens": 2}).status_code == 500
+        assert server.process.wait(10) == 1
+        assert time.monotonic() - started < 8
+        server.reader.join(5)
+        assert any("the device fell off the bus in step 31" in line for line in server.log)
+
+
+def test_verbose_says_where_the_start_went(tiny_model):
+    with Server(tiny_model, *SMALL, "--verbose") as server:
+        assert any(re.search(r"where the .* s of the start went: config .* device .* weights .* arena", line) for line in server.log)
+
+
 def test_second_signal_exits_at_once(long_model):
     with Server(long_model, *SMALL) as server:
         stream = Stream(server, max_tokens=190000)
@@ -99,7 +122,9 @@ def test_port_in_use_is_named(tiny_model):
     [
         (["/nonexistent/model"], "nonexistent"),
         (["--backend", "abacus"], "abacus"),
-        (["--gpu-gb", "1"], "gpu"),
+        (["--gpu-gb", "1"], "--gpu-gb needs a GPU"),
+        (["--gpu-fraction", "0.5"], "--gpu-fraction needs a GPU"),
+        (["--graphs", "300"], "--graphs"),
         (["--dtype", "int3"], "dtype"),
         (["--port", "99999"], "port"),
         (["--block-size", "0"], "block-size"),

@@ -228,6 +228,7 @@ std::vector<OfflineCase> cases_of(const OfflineOptions& options) {
 
 CLI::App* add_offline(CLI::App& app, OfflineOptions& options) {
   CLI::App* offline = app.add_subcommand("offline", "throughput of the engine: random prompts, all there at the start");
+  add_model_flags(*offline, options.engine);
   add_engine_flags(*offline, options.engine);
   const auto at_least = [](std::int32_t least) { return CLI::Range(least, std::numeric_limits<std::int32_t>::max()); };
   offline->add_option("--num-prompts", options.num_prompts, "requests")->check(at_least(1))->capture_default_str();

@@ -1,4 +1,4 @@
-#include "chat/progress_bar.h"
+#include "progress_bar.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
