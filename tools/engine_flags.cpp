@@ -28,7 +28,7 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
   const auto size = [&](const char* name, std::int32_t& value, const char* help) {
     return flag(name, value, help)->check(CLI::Range(0, 1 << 30))->capture_default_str();
   };
-  flag("--backend", config.backend, "cpu, cuda, echo (a test model that needs no weights), late or late:echo")->capture_default_str();
+  flag("--backend", config.backend, "cpu, cuda, check (cuda with each op compared to cpu), echo (a test model without weights), late or late:echo")->capture_default_str();
   size("--threads", config.num_threads, "Compute threads on the CPU; 0: all cores");
   size("--max-model-len", config.max_model_len, "Most tokens of prompt and answer; 0: the model's, or what the KV cache holds");
   size("--max-batch", config.max_batch, "Sequences that decode together; 0: 256");

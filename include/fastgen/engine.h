@@ -27,7 +27,7 @@ namespace fastgen {
 struct EngineConfig {
   std::string model;                // a folder, or a name in the local Hugging Face cache; empty: the default model
   std::string revision = "main";    // of a name in the cache
-  std::string backend = "cpu";      // "cpu", "cuda", "echo", "late", "late:echo", and for tests "stall-after:N:echo", "slow:MS:echo"
+  std::string backend = "cpu";      // "cpu", "cuda", "check" (the two compared after each op), "echo", "late"; backend.h has more, for tests
   std::string dtype = "auto";       // "auto", "bfloat16", "float32"
   bool dummy_weights = false;       // random weights from the config alone
   std::int32_t num_layers = 0;      // with dummy weights: only the first ones; 0: all

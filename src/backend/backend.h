@@ -208,8 +208,8 @@ struct BackendOptions {
   double gpu_fraction = 0;  // 0: 0.9
 };
 
-// `name`: "cpu", "cuda", "echo", "late" (over cpu), "late:echo"; for tests also "stall-after:N:echo", "slow:MS:echo" and
-// "fail-after:N:echo". Throws Error for an unknown or absent one.
+// `name`: "cpu", "cuda", "check" (cuda against cpu after each op), "check:cpu", "echo", "late" (over cpu), "late:echo"; for tests also
+// "stall-after:N:echo", "slow:MS:echo" and "fail-after:N:echo". Throws Error for an unknown or absent one.
 std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options);
 
 }  // namespace fastgen

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "backend/backend.h"
+#include "backend/check/check_backend.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cuda_factory.h"
 #include "backend/echo/echo_backend.h"
@@ -42,6 +43,8 @@ std::optional<std::int64_t> number_between(std::string_view name, std::string_vi
 std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options) {
   if (name == "cpu") return make_cpu_backend(options);
   if (name == "echo") return make_echo_backend();
+  if (name == "check") return make_check_backend(make_cpu_backend(options), make_cuda_backend(options));
+  if (name == "check:cpu") return make_check_backend(make_cpu_backend(options), make_cpu_backend(options));
   if (name == "late") return make_late_backend(make_cpu_backend(options), late_seed());
   if (name == "late:echo") return make_late_backend(make_echo_backend(), late_seed());
   if (name == "cuda") return make_cuda_backend(options);
@@ -51,7 +54,7 @@ std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOpti
     return make_stall_backend(make_echo_backend(), {.delay = std::chrono::milliseconds(*delay)});
   if (const std::optional<std::int64_t> steps = number_between(name, "fail-after:", ":echo"))
     return make_failing_backend(make_echo_backend(), *steps);
-  throw Error(fmt::format("--backend {}: unknown, the choices are cpu, cuda, echo, late, late:echo", name));
+  throw Error(fmt::format("--backend {}: unknown, the choices are cpu, cuda, check, echo, late, late:echo", name));
 }
 
 }  // namespace fastgen

@@ -34,7 +34,7 @@ constexpr std::int32_t kDefaultMaxBatch = 256;
 constexpr std::int64_t kGpuReserveBytes = std::int64_t{256} << 20;
 constexpr std::int64_t kGraphBytesMin = std::int64_t{8} << 20;
 
-bool is_gpu(std::string_view backend) { return backend == "cuda"; }
+bool is_gpu(std::string_view backend) { return backend == "cuda" || backend == "check"; }
 
 void check_range(const char* flag, std::int64_t value, std::int64_t low, std::int64_t high) {
   if (value < low || value > high) throw Error(fmt::format("{} must be between {} and {}, not {}", flag, low, high, value));

@@ -12,6 +12,7 @@ TEST_CASE("factory: every name makes what it says") {
   CHECK(make_backend("echo", options)->name() == "echo");
   CHECK(make_backend("late", options)->name() == "late:cpu");
   CHECK(make_backend("late:echo", options)->name() == "late:echo");
+  CHECK(make_backend("check:cpu", options)->name() == "check:cpu");
   CHECK(make_backend("late:echo", options)->uses_weights() == false);
   CHECK(make_backend("late", options)->uses_weights() == true);
   CHECK(make_backend("fail-after:3:echo", options)->name() == "fail-after:3:echo");
@@ -26,7 +27,7 @@ TEST_CASE("factory: backends that take their time carry a number") {
 
 TEST_CASE("factory: an unknown or absent backend names the flag and the choices") {
   CHECK_THROWS_WITH_AS(make_backend("tpu", {}),
-                       "--backend tpu: unknown, the choices are cpu, cuda, echo, late, late:echo", Error);
+                       "--backend tpu: unknown, the choices are cpu, cuda, check, echo, late, late:echo", Error);
   CHECK_THROWS_AS(make_backend("", {}), Error);
   for (const char* name : {"late:late", "fail-after:", "fail-after:3", "fail-after:x:echo", "fail-after:3:cpu"})
     CHECK_THROWS_AS(make_backend(name, {}), Error);

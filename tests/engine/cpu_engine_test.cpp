@@ -107,9 +107,12 @@ TEST_CASE("engine on cpu: random weights, alone or batched, in chunks with few b
 
 TEST_CASE("engine on cpu: SmolLM2, alone or batched, in chunks with few blocks, late") { check_smollm2("cpu", "float32", {2e-3}); }
 
+TEST_CASE("engine on check: random weights, each op compared") { check_random_weights("check:cpu"); }
+
 TEST_CASE("engine on cuda: alone or batched, in chunks with few blocks, with and without graphs") {
   if (!has_gpu()) FG_SKIP("a GPU");
   SUBCASE("random weights") { check_random_weights("cuda"); }
+  SUBCASE("random weights, each op compared with the CPU's") { check_random_weights("check"); }
   SUBCASE("SmolLM2 in float32") { check_smollm2("cuda", "float32", {2e-3}); }
   SUBCASE("SmolLM2 in bfloat16") { check_smollm2("cuda", "bfloat16", {0.1, 0.02}); }
 }
