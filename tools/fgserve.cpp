@@ -27,6 +27,7 @@
 #include "plan/command.h"
 #include "progress_bar.h"
 #include "server/server.h"
+#include "server_flags.h"
 
 namespace fs = std::filesystem;
 using namespace fastgen;
@@ -37,36 +38,13 @@ constexpr std::chrono::seconds kFailedLinger{1};
 
 struct Flags {
   EngineConfig engine;
-  server::ServerConfig server;
+  ServerFlags server;
   std::string chat_template_file;
   std::string reasoning_format = "auto";
-  std::string log_level = "info";
-  bool verbose = false;
-  double drain_s = 30;
   std::optional<std::uint64_t> seed;
 };
 
 // ---- the command line
-
-void add_server_flags(CLI::App& app, Flags& flags) {
-  auto add = [&](const char* name, auto& value, const char* help) { return app.add_option(name, value, help)->group("Server"); };
-  add("--host", flags.server.host, "Address to listen on; 0.0.0.0 for all")->capture_default_str();
-  add("--port", flags.server.port, "Port to listen on; 0 for any free one")->capture_default_str();
-  add("--served-model-name", flags.server.model_names, "Name in answers and /v1/models (repeatable; the first is in answers)")
-      ->allow_extra_args(false);
-  app.add_flag("--strict-model", flags.server.strict_model, "Refuse requests for a model of another name")->group("Server");
-  add("--io-threads", flags.server.num_io_threads, "Threads for HTTP; 0: by the number of cores")
-      ->check(CLI::Range(0, 64))->default_str("0");
-  add("--text-threads", flags.server.num_text_threads, "Threads that tokenize long prompts")
-      ->check(CLI::Range(0, 4))->capture_default_str();
-  add("--max-body-bytes", flags.server.max_body_bytes, "Largest request body; larger ones get 413")->capture_default_str();
-  add("--max-stream-bytes", flags.server.max_stream_bytes, "Unsent bytes at which a slow reader's stream is cancelled")
-      ->capture_default_str();
-  add("--drain-s", flags.drain_s, "On SIGTERM: seconds that running answers get to end")
-      ->check(CLI::Range(0.0, 1e6))->capture_default_str();
-  add("--log-level", flags.log_level, "debug, info, warn, error or off")->capture_default_str();
-  app.add_flag("--verbose", flags.verbose, "Log level debug: also where the seconds of the start went")->group("Server");
-}
 
 void add_own_model_flags(CLI::App& app, Flags& flags) {
   auto add = [&](const char* name, auto& value, const char* help) { return app.add_option(name, value, help)->group("Model"); };
@@ -74,7 +52,7 @@ void add_own_model_flags(CLI::App& app, Flags& flags) {
   add("--reasoning-format", flags.reasoning_format,
       "auto: thinking of a model that has a </think> token goes to reasoning_content; always; none: it stays text")
       ->check(CLI::IsMember({"auto", "always", "none"}))->capture_default_str();
-  app.add_flag("--trust-content", flags.server.trust_content, "Let control tokens written in messages act as such")->group("Model");
+  app.add_flag("--trust-content", flags.server.config.trust_content, "Let control tokens written in messages act as such")->group("Model");
   add("--seed", flags.seed, "Of dummy weights, and of requests that bring none (default: those are random)");
 }
 
@@ -91,8 +69,8 @@ void add_environment(CLI::App& app) {
 
 void add_flags(CLI::App& app, Flags& flags) {
   app.description(
-      "Serves one model over OpenAI's HTTP API: POST /v1/chat/completions and /v1/completions,\n"
-      "GET /v1/models, /health, /version.");
+      "Serves one model over OpenAI's HTTP API: POST /v1/chat/completions, /v1/completions, /tokenize, /detokenize,\n"
+      "GET /v1/models, /tokenizer_info, /health, /metrics, /version, /openapi.json.");
   app.footer(
       "\nExample:\n"
       "  fgserve --port 5678\n"
@@ -104,7 +82,7 @@ void add_flags(CLI::App& app, Flags& flags) {
       "SIGUSR2 writes the next 8 steps (FG_PROFILE_ITERS) to a trace file that ui.perfetto.dev shows.");
   add_model_flags(app, flags.engine);
   add_own_model_flags(app, flags);
-  add_server_flags(app, flags);
+  add_server_flags(app, flags.server);
   flags.engine.max_batch = 256;
   add_engine_flags(app, flags.engine);
   app.add_option("--max-queue", flags.engine.max_queue, "Requests waiting and running; further ones get 429")
@@ -114,11 +92,6 @@ void add_flags(CLI::App& app, Flags& flags) {
 }
 
 // ---- start
-
-int default_io_threads() {
-  const unsigned cores = std::thread::hardware_concurrency();
-  return cores >= 32 ? 4 : cores >= 8 ? 2 : 1;
-}
 
 void raise_file_limit() {
   rlimit limit{};
@@ -154,7 +127,7 @@ std::string describe(const SamplingParams& sampling) {
 void print_banner(const Flags& flags, const EngineInfo& info, const server::Server& server) {
   if (info.max_model_len_lowered)
     log_warn("--max-model-len: lowered to {} tokens, which is what the KV cache holds (--kv-gb)", info.max_model_len);
-  log_info("model    {} ({}, {:.1f}M parameters, {}) from {}", flags.server.model_names.front(), info.architecture,
+  log_info("model    {} ({}, {:.1f}M parameters, {}) from {}", flags.server.config.model_names.front(), info.architecture,
            static_cast<double>(info.num_parameters) / 1e6, info.dtype, info.model_folder);
   log_info("backend  {} on {}, loaded in {:.2f} s", info.backend, info.device, info.load_seconds);
   log_info("memory   weights {:.2f} GB, KV cache {:.2f} GB: {} tokens in blocks of {}; context {} tokens, batch {}, queue {}",
@@ -202,34 +175,51 @@ class SignalThread {
   std::thread thread_;
 };
 
+// An engine that hangs cannot be stopped, only left.
+void exit_if_stuck() {
+  std::thread([] {
+    std::this_thread::sleep_for(std::chrono::seconds(10));
+    log_error("the engine does not stop, leaving it");
+    ::_exit(1);
+  }).detach();
+}
+
 int serve(Flags& flags) {
   const sigset_t set = stop_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   static SignalThread signals;  // its thread may outlive main
-  set_log_level(flags.verbose ? LogLevel::kDebug : parse_log_level(flags.log_level));
+  set_log_level(flags.server.verbose ? LogLevel::kDebug : parse_log_level(flags.server.log_level));
   raise_file_limit();
 
+  finish_server_flags(flags.server);
+  server::ServerConfig& config = flags.server.config;
   const fs::path folder = flags.engine.model.empty() ? default_model_folder() : resolve_model_folder(flags.engine.model, flags.engine.revision);
-  if (flags.server.model_names.empty()) flags.server.model_names = {default_name(flags.engine.model, folder)};
-  if (flags.server.num_io_threads == 0) flags.server.num_io_threads = default_io_threads();
-  flags.engine.num_event_rings = flags.server.num_io_threads;
+  if (config.model_names.empty()) config.model_names = {default_name(flags.engine.model, folder)};
+  flags.engine.num_event_rings = config.num_io_threads;
   flags.engine.seed = flags.seed.value_or(0);
-  flags.server.seed = flags.seed;
-  ProgressBar bar("loading", stderr);
-  if (isatty(STDERR_FILENO) && flags.log_level != "off")
-    flags.engine.on_load = [&bar](std::uint64_t done_bytes, std::uint64_t total_bytes) { bar.update(done_bytes, total_bytes); };
+  config.seed = flags.seed;
 
-  // Tokenizer and weights load side by side.
+  // Listening comes first, so that health can tell how far the loading is. Tokenizer and weights load side by side.
+  server::Server server(config);
+  server.start();
+  ProgressBar bar("loading", stderr);
+  const bool shows_progress = isatty(STDERR_FILENO) && flags.server.log_level != "off";
+  flags.engine.on_load = [&server, &bar, shows_progress](std::uint64_t done_bytes, std::uint64_t total_bytes) {
+    server.set_loaded(done_bytes, total_bytes);
+    if (shows_progress) bar.update(done_bytes, total_bytes);
+  };
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(folder); });
   auto chat_template = load_template(flags, folder);
   const std::unique_ptr<Engine> engine = Engine::create(flags.engine);
   if (!chat_template) log_warn("the model has no chat template: /v1/chat/completions is refused without --chat-template");
-
+  // The engine must outlive what serves it, though it is made later.
+  struct Drained {
+    server::Server& server;
+    ~Drained() { server.drain(0); }
+  } drained{server};
   const std::shared_ptr<const Tokenizer> words = tokenizer.get();
   const bool thinks = flags.reasoning_format == "always" || words->find("</think>").has_value();
-  flags.server.split_reasoning = thinks && flags.reasoning_format != "none";
-  server::Server server(flags.server, *engine, words, chat_template);
-  server.start();
+  server.attach(*engine, {words, chat_template, thinks && flags.reasoning_format != "none"});
   signals.arm();
   print_banner(flags, engine->info(), server);
   bool failed = false;
@@ -242,10 +232,11 @@ int serve(Flags& flags) {
     log_error("the engine failed, stopping");
     std::this_thread::sleep_for(kFailedLinger);
   } else {
-    log_info("stopping: running answers get {} s to end", flags.drain_s);
+    log_info("stopping: running answers get {} s to end", flags.server.drain_s);
   }
-  const bool ended = server.drain(failed ? 2 : flags.drain_s);
+  const bool ended = server.drain(failed ? 2 : flags.server.drain_s);
   if (!ended) log_warn("--drain-s is over: the answers still running were ended with an error");
+  exit_if_stuck();
   engine->stop();
   return failed ? 1 : 0;
 }
@@ -254,7 +245,6 @@ int serve(Flags& flags) {
 
 int main(int argc, char** argv) {
   Flags flags;
-  flags.server.num_io_threads = 0;
   CLI::App app;
   add_flags(app, flags);
   const auto plan_model = plan::add_command(app);

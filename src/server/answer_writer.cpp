@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -35,7 +36,25 @@ AnswerWriter::AnswerWriter(const ApiRequest& request, std::shared_ptr<const Toke
       wants_ids_(request.return_token_ids),
       wants_usage_(request.include_usage),
       skip_special_(request.skip_special_tokens),
-      num_top_(request.sampling.num_logprobs) {}
+      num_top_(request.sampling.num_logprobs) {
+  frame_head_ = "data: ";
+  JsonWriter json(frame_head_);
+  json.begin_object();
+  write_head(json, true);
+  json.key("choices").begin_array().begin_object().key("index");
+  frame_middle_ = chat() ? R"(,"delta":{"content":)" : R"(,"text":)";
+  frame_tail_ = chat() ? "}" : "";
+  frame_tail_ += R"(,"logprobs":null,"finish_reason":null}])";
+  frame_tail_ += wants_usage_ ? ",\"usage\":null}\n\n" : "}\n\n";
+}
+
+void AnswerWriter::append_text_chunk(std::string& out, std::int32_t choice_idx, std::string_view text) const {
+  out += frame_head_;
+  fmt::format_to(std::back_inserter(out), "{}", choice_idx);
+  out += frame_middle_;
+  append_json_string(out, text);
+  out += frame_tail_;
+}
 
 std::string AnswerWriter::token_name(TokenId id) const {
   return id < tokenizer_->vocab_size() ? tokenizer_->token_bytes(id) : "";
@@ -140,6 +159,7 @@ void AnswerWriter::write_choice(JsonWriter& json, const ChoicePart& part, bool c
   }
   json.key("finish_reason");
   part.finish_reason != nullptr ? json.value(part.finish_reason) : json.null();
+  if (part.timed_out) json.field("stop_reason", "timeout");
   if (wants_ids_) {
     json.key("token_ids").begin_array();
     for (const TokenRecord& token : part.tokens) json.value(token.id);

@@ -31,6 +31,7 @@ struct ChoicePart {
   std::span<const TokenRecord> tokens;    // what `text` was made of, and tokens that showed no text
   std::size_t text_offset = 0;            // code points of the choice before this part
   const char* finish_reason = nullptr;
+  bool timed_out = false;                 // its request's time was over; says so beside the reason "length"
   bool first = false;                     // of its choice: brings the role, the prompt's ids
   std::span<const TokenId> prompt_ids;    // for return_token_ids, on the first part
   std::span<const TokenRecord> prompt_logprobs;  // asked for by that name; whole bodies only
@@ -42,6 +43,10 @@ class AnswerWriter {
   AnswerWriter(const ApiRequest& request, std::shared_ptr<const Tokenizer> tokenizer, std::string id,
                std::string model, std::int64_t created);
 
+  // The frame of a part that is text alone: the constant parts of a chunk stand ready, so that a token costs little more than
+  // copying it. Only where is_plain().
+  void append_text_chunk(std::string& out, std::int32_t choice_idx, std::string_view text) const;
+  bool is_plain() const { return !wants_logprobs_ && !wants_ids_; }
   // An SSE frame. `usage` null: none, or "usage": null where the client asked for a last chunk with it.
   void append_chunk(std::string& out, const ChoicePart& part, const TokenUsage* usage) const;
   // The last chunk of include_usage: no choices.
@@ -67,6 +72,7 @@ class AnswerWriter {
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string id_, model_;
+  std::string frame_head_, frame_middle_, frame_tail_;  // around choice index and text; see append_text_chunk
   std::int64_t created_ = 0;
   Endpoint endpoint_ = Endpoint::kChat;
   bool wants_logprobs_ = false, wants_ids_ = false, wants_usage_ = false, skip_special_ = true;

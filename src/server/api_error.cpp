@@ -10,6 +10,7 @@ ApiError::ApiError(int status_in, const std::string& message, std::string param_
     : Error(message), status(status_in), param(std::move(param_in)), code(std::move(code_in)) {}
 
 std::string_view ApiError::type() const {
+  if (status == 401) return "authentication_error";
   if (status == 404) return "not_found_error";
   if (status == 429) return "rate_limit_error";
   return status >= 500 ? "server_error" : "invalid_request_error";
@@ -31,9 +32,9 @@ ApiError bad_field(const std::string& field, const std::string& what, std::strin
   return ApiError(400, field + ": " + what, field, std::move(code));
 }
 
-ApiError overloaded() {
-  ApiError error(429, "all places of the queue are taken (--max-queue); try again later", "", "rate_limit_exceeded");
-  error.retry_after_s = 1;
+ApiError loading() {
+  ApiError error(503, "the model is still loading", "", "loading");
+  error.retry_after_s = 2;
   return error;
 }
 
@@ -44,5 +45,11 @@ ApiError shutting_down() {
 }
 
 ApiError engine_failed() { return ApiError(500, "the engine failed; no token can be generated", "", "engine_failed"); }
+
+ApiError deadline_exceeded(const char* field) {
+  ApiError error(504, std::string(field) + ": the time was over before the first token", field, "deadline_exceeded");
+  error.must_not_retry = true;
+  return error;
+}
 
 }  // namespace fastgen::server

@@ -1,6 +1,8 @@
 #include "server/api_request.h"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <limits>
 
@@ -22,12 +24,31 @@ struct Draft {
   bool has_prompt = false;    // messages or prompt
   bool chat_logprobs = false;
   std::optional<int> top_logprobs;
-  std::optional<std::int64_t> best_of;
+  bool strict = false;
   bool has_stream_options = false;
   std::optional<std::int32_t> max_completion_tokens;
 };
 
 using Reader = void (*)(const JsonField&, Draft&);
+
+// ---- fields without effect
+
+bool is_plain_name(std::string_view name) {
+  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '_' || c == '.' || c == '-';
+  });
+}
+
+void note_ignored(std::string_view name, Draft& draft) {
+  ApiRequest& request = draft.request;
+  if (draft.strict) throw bad_field(std::string(name.substr(0, 64)), "has no effect here, and --strict refuses such fields");
+  if (std::find(request.ignored.begin(), request.ignored.end(), name) != request.ignored.end()) return;
+  if (is_plain_name(name) && request.ignored.size() < kMaxIgnoredNames) {
+    request.ignored.emplace_back(name);
+  } else {
+    ++request.num_ignored_more;
+  }
+}
 
 // ---- prompts
 
@@ -81,8 +102,13 @@ void read_stream_options(const JsonField& field, Draft& draft) {
   draft.has_stream_options = true;
   for (const auto& [key, member] : field.members()) {
     if (member.is_null()) continue;
-    if (key == "include_usage") draft.request.include_usage = member.boolean();
-    if (key == "continuous_usage_stats") draft.request.continuous_usage = member.boolean();
+    if (key == "include_usage") {
+      draft.request.include_usage = member.boolean();
+    } else if (key == "continuous_usage_stats") {
+      draft.request.continuous_usage = member.boolean();
+    } else if (key != "include_obfuscation" || member.boolean()) {
+      note_ignored(member.path, draft);
+    }
   }
 }
 
@@ -143,7 +169,24 @@ float above_zero(const JsonField& field, double high) {
   return number;
 }
 
-void ignore(const JsonField&, Draft&) {}
+// Nothing of an answer depends on these here, and nobody is misled by that.
+void accept_string(const JsonField& field, Draft&) { static_cast<void>(field.string()); }
+void accept_boolean(const JsonField& field, Draft&) { static_cast<void>(field.boolean()); }
+void accept_object(const JsonField& field, Draft&) { static_cast<void>(field.members()); }
+
+// Known, but not what this server does: the client is told.
+void list_string(const JsonField& field, Draft& draft) {
+  static_cast<void>(field.string());
+  note_ignored(field.path, draft);
+}
+void list_if_true(const JsonField& field, Draft& draft) {
+  if (field.boolean()) note_ignored(field.path, draft);
+}
+
+void read_service_tier(const JsonField& field, Draft&) {
+  const std::string_view tier = field.string();
+  if (tier != "auto" && tier != "default") field.refuse(fmt::format("\"{}\" is not offered, only \"auto\" and \"default\"", tier.substr(0, 64)));
+}
 
 // ---- the table: one line per field that we know
 
@@ -172,7 +215,7 @@ constexpr FieldRule kRules[] = {
     {"seed", kBoth, FG_SET(seed, static_cast<std::uint64_t>(field.integer(INT64_MIN, INT64_MAX)))},
     {"echo", kText, FG_SET(echo, field.boolean())},
     {"suffix", kText, read_suffix},
-    {"best_of", kText, FG_READ(draft.best_of = field.integer(1, kMaxChoices))},
+    {"best_of", kText, FG_SET(best_of, static_cast<std::int32_t>(field.integer(1, kMaxChoices)))},
     // sampling; the ranges are OpenAI's where it has the field
     {"temperature", kBoth, FG_SET(sampling.temperature, static_cast<float>(field.number(0, 2)))},
     {"top_p", kBoth, FG_SET(sampling.top_p, above_zero(field, 1))},
@@ -227,17 +270,21 @@ constexpr FieldRule kRules[] = {
     {"logits_processors", kBoth, refuse},
     {"return_tokens_as_token_ids", kBoth, refuse},
     {"prompt_embeds", kText, refuse},
-    // Nothing of the answer depends on these.
-    {"user", kBoth, ignore},
-    {"store", kBoth, ignore},
-    {"metadata", kBoth, ignore},
-    {"service_tier", kBoth, ignore},
-    {"parallel_tool_calls", kBoth, ignore},
-    {"reasoning_effort", kBoth, ignore},
-    {"verbosity", kBoth, ignore},
-    {"safety_identifier", kBoth, ignore},
-    {"prompt_cache_key", kBoth, ignore},
-    {"prompt_cache_retention", kBoth, ignore},
+    {"moderation", kBoth, refuse},
+    // when, and how urgent: ours, priority as vLLM has it
+    {"timeout_ms", kBoth, FG_SET(timeout_ms, field.number(1, kMaxTimeoutMs))},
+    {"ttft_timeout_ms", kBoth, FG_SET(ttft_timeout_ms, field.number(1, kMaxTimeoutMs))},
+    {"priority", kBoth, FG_SET(priority, static_cast<std::int32_t>(field.integer(-kMaxPriority, kMaxPriority)))},
+    {"user", kBoth, accept_string},
+    {"safety_identifier", kBoth, accept_string},
+    {"prompt_cache_key", kBoth, accept_string},
+    {"prompt_cache_retention", kBoth, accept_string},
+    {"metadata", kChat, accept_object},
+    {"parallel_tool_calls", kChat, accept_boolean},
+    {"service_tier", kChat, read_service_tier},
+    {"store", kChat, list_if_true},
+    {"reasoning_effort", kChat, list_string},
+    {"verbosity", kChat, list_string},
 };
 
 #undef FG_SET
@@ -274,36 +321,48 @@ void check_lengths(Draft& draft) {
     throw bad_field("min_tokens", fmt::format("{} is more than max_tokens {}", request.sampling.min_tokens, *request.max_tokens));
 }
 
+void check_best_of(Draft& draft) {
+  ApiRequest& request = draft.request;
+  if (request.best_of == 0) return;
+  if (request.best_of < request.n) throw bad_field("best_of", fmt::format("{} is less than n ({})", request.best_of, request.n));
+  if (request.best_of == request.n) return;
+  if (request.stream) throw bad_field("best_of", "more than n is not available with \"stream\": true");
+  request.sampling.num_logprobs = std::max(request.sampling.num_logprobs, 0);  // they are what the choices are ranked by
+}
+
 void check_together(Draft& draft) {
   const ApiRequest& request = draft.request;
   if (!draft.has_prompt)
     throw bad_field(request.endpoint == Endpoint::kChat ? "messages" : "prompt", "is required");
   if (draft.has_stream_options && !request.stream) throw bad_field("stream_options", "only with \"stream\": true");
-  if (draft.best_of && *draft.best_of != request.n)
-    throw bad_field("best_of", fmt::format("must equal n ({}): choices are not ranked here", request.n));
   check_logprobs(draft);
+  check_best_of(draft);
   check_lengths(draft);
 }
 
 }  // namespace
 
-ApiRequest parse_api_request(Endpoint endpoint, std::string_view body, const SamplingParams& defaults) {
+std::string ignored_params(const ApiRequest& request) {
+  std::string text = fmt::format("{}", fmt::join(request.ignored, ", "));
+  if (request.num_ignored_more > 0) text += fmt::format("{}+{}", text.empty() ? "" : ", ", request.num_ignored_more);
+  return text;
+}
+
+ApiRequest parse_api_request(Endpoint endpoint, std::string_view body, const SamplingParams& defaults, bool strict) {
   const SpanScope span(SpanKind::kParse);
   simdjson::dom::parser parser;
-  if (parser.allocate(std::max<std::size_t>(body.size(), 64), kMaxJsonDepth))
-    throw ApiError(500, "out of memory while reading the request");
-  simdjson::dom::element document;
-  if (auto error = parser.parse(body.data(), body.size()).get(document))
-    throw ApiError(400, fmt::format("the body is not valid JSON: {}", simdjson::error_message(error)), "", "invalid_json");
-  if (!document.is_object()) throw ApiError(400, "the body must be a JSON object", "", "invalid_json");
-
   Draft draft;
   draft.request.endpoint = endpoint;
   draft.request.sampling = defaults;
+  draft.strict = strict;
   const unsigned bit = endpoint == Endpoint::kChat ? kChat : kText;
-  for (const auto& [key, field] : JsonField{"", document}.members()) {
+  for (const auto& [key, field] : parse_object(parser, body)) {
     const FieldRule* rule = find_rule(key, bit);
-    if (rule != nullptr && !field.is_null()) rule->read(field, draft);
+    if (rule == nullptr) {
+      note_ignored(key, draft);
+    } else if (!field.is_null()) {
+      rule->read(field, draft);
+    }
   }
   check_together(draft);
   return std::move(draft.request);

@@ -9,10 +9,13 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/spans.h"
 
 namespace fastgen::server {
@@ -23,6 +26,7 @@ namespace {
 
 // So many events before sockets get their turn again.
 constexpr std::size_t kEventsPerTurn = 4096;
+constexpr std::chrono::milliseconds kTick{250};
 
 bool write_some(EventRing& ring, StreamTable& streams) {
   const SpanScope span(SpanKind::kWrite);
@@ -42,6 +46,18 @@ asio::awaitable<void> drain_ring(EventRing& ring, StreamTable& streams) {
   }
 }
 
+// One timer for all connections: one each would cost more than the walk.
+asio::awaitable<void> tick(const std::unordered_set<Connection*>& connections) {
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  while (true) {
+    timer.expires_after(kTick);
+    co_await timer.async_wait(asio::use_awaitable);
+    const std::vector<Connection*> open(connections.begin(), connections.end());
+    const std::uint64_t now = now_us();
+    for (Connection* connection : open) connection->tick(now);
+  }
+}
+
 }  // namespace
 
 struct IoThread::Loop {
@@ -51,19 +67,29 @@ struct IoThread::Loop {
 };
 
 IoThread::IoThread(ServerState& state, std::int32_t ring_idx)
-    : state_(state), ring_idx_(ring_idx), loop_(std::make_unique<Loop>()) {}
+    : state_(state),
+      ring_idx_(ring_idx),
+      metrics_(*state.metrics[static_cast<std::size_t>(ring_idx)]),
+      loop_(std::make_unique<Loop>()) {}
 
 IoThread::~IoThread() { stop(); }
 
 void IoThread::start() {
-  asio::co_spawn(loop_->context, drain_ring(state_.engine.ring(ring_idx_), streams_), asio::detached);
+  asio::co_spawn(loop_->context, tick(connections_), asio::detached);
   loop_->thread = std::thread([this] {
     name_thread("io " + std::to_string(ring_idx_));
     loop_->context.run();
   });
+  clockid_t clock{};
+  if (pthread_getcpuclockid(loop_->thread.native_handle(), &clock) == 0) metrics_.cpu_clock = clock;
+}
+
+void IoThread::attach() {
+  asio::co_spawn(loop_->context, drain_ring(state_.engine().ring(ring_idx_), streams_), asio::detached);
 }
 
 void IoThread::stop() {
+  metrics_.cpu_clock = 0;
   loop_->context.stop();
   if (loop_->thread.joinable()) loop_->thread.join();
 }

@@ -1,5 +1,6 @@
 #include "server/json_fields.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -95,5 +96,15 @@ std::vector<TokenId> JsonField::token_ids() const {
 }
 
 std::string JsonField::raw() const { return simdjson::to_string(value); }
+
+std::vector<std::pair<std::string_view, JsonField>> parse_object(simdjson::dom::parser& parser, std::string_view body) {
+  if (parser.allocate(std::max<std::size_t>(body.size(), 64), kMaxJsonDepth))
+    throw ApiError(500, "out of memory while reading the request");
+  simdjson::dom::element document;
+  if (auto error = parser.parse(body.data(), body.size()).get(document))
+    throw ApiError(400, fmt::format("the body is not valid JSON: {}", simdjson::error_message(error)), "", "invalid_json");
+  if (!document.is_object()) throw ApiError(400, "the body must be a JSON object", "", "invalid_json");
+  return JsonField{"", document}.members();
+}
 
 }  // namespace fastgen::server

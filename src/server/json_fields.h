@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <simdjson.h>
@@ -37,5 +38,10 @@ struct JsonField {
   // "expected WHAT, got a string"
   [[noreturn]] void expected(const std::string& what) const;
 };
+
+inline constexpr std::size_t kMaxJsonDepth = 64;
+
+// The members of a body that must be one JSON object; they live as long as `parser`. Throws ApiError 400.
+std::vector<std::pair<std::string_view, JsonField>> parse_object(simdjson::dom::parser& parser, std::string_view body);
 
 }  // namespace fastgen::server

@@ -83,6 +83,11 @@ std::vector<Prompt> make_prompts(const ApiRequest& request, const TextTools& too
   return prompts;
 }
 
+std::vector<TokenId> make_ids(const ApiRequest& request, const TextTools& tools) {
+  if (request.endpoint == Endpoint::kChat) return make_chat_prompt(request, tools).ids;
+  return make_completion_prompt(request, request.prompts.front(), tools).ids;
+}
+
 Request make_engine_request(const ApiRequest& request, const Prompt& prompt, std::int32_t max_model_len, std::uint64_t seed) {
   Request out;
   out.sampling = request.sampling;
@@ -92,7 +97,8 @@ Request make_engine_request(const ApiRequest& request, const Prompt& prompt, std
                                               out.sampling.min_tokens, out.sampling.max_tokens));
   out.sampling.seed = request.seed.value_or(seed);
   out.prompt = prompt.ids;
-  out.n = request.n;
+  out.n = request.num_drawn();
+  out.priority = request.priority;
   return out;
 }
 

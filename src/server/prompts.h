@@ -17,6 +17,7 @@ struct TextTools {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;  // null: chat requests are refused
   bool trust_content = false;  // control tokens in messages count as such
+  bool split_reasoning = false;  // thinking goes to reasoning_content
 };
 
 struct Prompt {
@@ -30,6 +31,9 @@ std::size_t text_bytes(const ApiRequest& request);
 
 // One for each prompt of the request. Throws ApiError.
 std::vector<Prompt> make_prompts(const ApiRequest& request, const TextTools& tools);
+
+// The ids of the first prompt alone, which may be none.
+std::vector<TokenId> make_ids(const ApiRequest& request, const TextTools& tools);
 
 // The engine's request for one prompt, without tag and ring. `seed` counts where the client gave none. Throws
 // ApiError with code context_length_exceeded where prompt and max_tokens do not fit max_model_len.

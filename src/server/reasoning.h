@@ -12,6 +12,12 @@ struct SplitText {
   std::string reasoning;
   std::string content;
   bool empty() const { return reasoning.empty() && content.empty(); }
+  std::size_t num_bytes() const { return reasoning.size() + content.size(); }
+  SplitText& operator+=(const SplitText& more) {
+    reasoning += more.reasoning;
+    content += more.content;
+    return *this;
+  }
 };
 
 // Whether the prompt ends within the thinking: its last text but white space is <think>, so that the answer begins with thoughts.

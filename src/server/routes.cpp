@@ -1,30 +1,20 @@
 #include "server/routes.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
+#include <cmath>
 
 #include <fmt/format.h>
 
 #include "base/json_writer.h"
+#include "server/health.h"
+#include "server/metrics_text.h"
+#include "server/openapi.h"
 
 namespace fastgen::server {
 
 namespace {
-
-const char* reason(int status) {
-  switch (status) {
-    case 200: return "OK";
-    case 400: return "Bad Request";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 413: return "Content Too Large";
-    case 415: return "Unsupported Media Type";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 503: return "Service Unavailable";
-    default: return "Internal Server Error";
-  }
-}
 
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -46,15 +36,16 @@ std::string percent_decode(std::string_view text) {
 
 void require_method(const HttpRequest& request, std::string_view method) {
   if (request.method == method || (method == "GET" && request.method == "HEAD")) return;
-  ApiError error(405, fmt::format("method {} is not allowed here, only {}", request.method, method), "", "method_not_allowed");
-  error.allow = method == "GET" ? "GET, HEAD" : method;
+  ApiError error(405, fmt::format("method {} is not allowed here, only {}", request.method.substr(0, 32), method), "", "method_not_allowed");
+  append_header(error.headers, "Allow", method == "GET" ? "GET, HEAD" : method);
   throw error;
 }
 
 // Browsers send JSON to other origins only after asking (CORS) when it is declared as such, so a page on the
 // web cannot drive a server on localhost by a form.
 void require_json(const HttpRequest& request) {
-  std::string type = request.content_type.substr(0, request.content_type.find(';'));
+  const std::string_view given = request.header("content-type");
+  std::string type(given.substr(0, given.find(';')));
   std::transform(type.begin(), type.end(), type.begin(), [](unsigned char c) { return std::tolower(c); });
   while (!type.empty() && std::isspace(static_cast<unsigned char>(type.back()))) type.pop_back();
   if (type.empty() || type == "application/json" || type.ends_with("+json")) return;
@@ -66,7 +57,7 @@ void require_json(const HttpRequest& request) {
 
 void write_model(JsonWriter& json, const ServerState& state, const std::string& name) {
   json.begin_object().field("id", name).field("object", "model").field("created", state.start_time);
-  json.field("owned_by", "fastgen").field("max_model_len", state.engine.info().max_model_len).end_object();
+  json.field("owned_by", "fastgen").field("max_model_len", state.engine().info().max_model_len).end_object();
 }
 
 HttpAnswer list_models(const ServerState& state) {
@@ -87,18 +78,21 @@ HttpAnswer show_model(const ServerState& state, const std::string& name) {
   return answer;
 }
 
-HttpAnswer show_health(const ServerState& state) {
-  const EngineStats stats = state.engine.stats();
-  const char* status = stats.failed ? "failed" : state.draining ? "draining" : "ok";
+HttpAnswer show_tokenizer(const ServerState& state) {
+  const Tokenizer& tokenizer = *state.tools().tokenizer;
   HttpAnswer answer;
-  answer.status = stats.failed || state.draining ? 503 : 200;
   JsonWriter json(answer.body);
-  json.begin_object().field("status", status);
-  json.field("connections", state.num_connections.load()).field("answers", state.num_answers.load());
-  json.field("tickets_in_use", stats.tickets_in_use).field("waiting", stats.num_waiting).field("running", stats.num_running);
-  json.field("blocks", stats.num_blocks).field("free_blocks", stats.num_free_blocks).field("steps", stats.num_steps);
-  json.field("finished", stats.num_finished).field("preemptions", stats.num_preemptions).field("ring_waits", stats.num_ring_waits);
-  json.end_object();
+  const auto token = [&](std::string_view name, const std::string& text) {
+    json.key(name);
+    text.empty() ? json.null() : json.value(text);
+  };
+  json.begin_object().field("tokenizer_class", "fastgen").field("vocab_size", tokenizer.vocab_size());
+  json.field("model_max_length", state.engine().info().max_model_len);
+  token("bos_token", tokenizer.bos_token());
+  token("eos_token", tokenizer.eos_token());
+  json.key("eos_token_ids").begin_array();
+  for (TokenId id : state.engine().info().eos_ids) json.value(id);
+  json.end_array().field("has_chat_template", state.tools().chat_template != nullptr).end_object();
   return answer;
 }
 
@@ -108,46 +102,113 @@ HttpAnswer show_version() {
   return answer;
 }
 
-}  // namespace
+HttpAnswer show_openapi() {
+  HttpAnswer answer;
+  answer.body = openapi_document();
+  return answer;
+}
 
-std::variant<HttpAnswer, Endpoint> route(const ServerState& state, const HttpRequest& request) {
-  std::string_view path = std::string_view(request.target).substr(0, request.target.find('?'));
-  if (path.starts_with("/v1/")) path.remove_prefix(3);
-  if (path == "/chat/completions" || path == "/completions") {
-    require_method(request, "POST");
-    require_json(request);
-    return path == "/completions" ? Endpoint::kCompletions : Endpoint::kChat;
-  }
-  const bool one_model = path.starts_with("/models/");
-  if (path == "/health" || path == "/version" || path == "/models" || one_model) require_method(request, "GET");
-  if (path == "/health") return show_health(state);
-  if (path == "/version") return show_version();
-  if (path == "/models") return list_models(state);
-  if (one_model) return show_model(state, percent_decode(path.substr(8)));
+// ---- the table
+
+struct Entry {
+  std::string_view path;
+  Route route;
+  std::string_view method;
+  bool needs_model;
+  Work work;                               // where `show` is null
+  HttpAnswer (*show)(const ServerState&);
+};
+
+constexpr std::array kEntries = {
+    Entry{"/v1/chat/completions", Route::kChat, "POST", true, Work::kChat, nullptr},
+    Entry{"/v1/completions", Route::kCompletions, "POST", true, Work::kCompletions, nullptr},
+    Entry{"/tokenize", Route::kTokenize, "POST", true, Work::kTokenize, nullptr},
+    Entry{"/detokenize", Route::kDetokenize, "POST", true, Work::kDetokenize, nullptr},
+    Entry{"/tokenizer_info", Route::kTokenizerInfo, "GET", true, {}, show_tokenizer},
+    Entry{"/v1/models", Route::kModels, "GET", true, {}, list_models},
+    Entry{"/health", Route::kHealth, "GET", false, {}, show_health},
+    Entry{"/health/live", Route::kHealth, "GET", false, {}, show_live},
+    Entry{"/health/ready", Route::kHealth, "GET", false, {}, show_ready},
+    Entry{"/metrics", Route::kMetrics, "GET", false, {}, show_metrics},
+    Entry{"/version", Route::kVersion, "GET", false, {}, [](const ServerState&) { return show_version(); }},
+    Entry{"/openapi.json", Route::kOpenApi, "GET", false, {}, [](const ServerState&) { return show_openapi(); }},
+};
+
+// What clients of OpenAI's and Anthropic's other interfaces ask for, and what there is instead.
+struct Absent {
+  std::string_view path, instead;
+};
+constexpr std::array kAbsent = {
+    Absent{"/v1/responses", "the Responses API is not served; use POST /v1/chat/completions"},
+    Absent{"/v1/messages", "Anthropic's Messages API is not served; use POST /v1/chat/completions"},
+    Absent{"/v1/embeddings", "this server generates text and makes no embeddings; there are POST /v1/chat/completions and /v1/completions"},
+    Absent{"/v1/audio", "audio is not served; use POST /v1/chat/completions with text"},
+    Absent{"/v1/images", "images are not served; use POST /v1/chat/completions with text"},
+};
+
+constexpr std::string_view kModelPrefix = "/v1/models/";
+
+// A base URL is often given without its /v1, or with it where there should be none.
+std::string full_path(std::string_view path) {
+  const std::string_view rest = path.starts_with("/v1/") ? path.substr(3) : path;
+  for (std::string_view known : {"/chat/completions", "/completions", "/models", "/responses", "/messages", "/embeddings"})
+    if (rest == known || (rest.starts_with(known) && rest[known.size()] == '/')) return "/v1" + std::string(rest);
+  const bool is_plain = std::any_of(kEntries.begin(), kEntries.end(), [&](const Entry& entry) { return entry.path == rest; });
+  return std::string(is_plain ? rest : path);
+}
+
+const Entry* find_entry(std::string_view path) {
+  const auto found = std::find_if(kEntries.begin(), kEntries.end(), [&](const Entry& entry) { return entry.path == path; });
+  return found == kEntries.end() ? nullptr : &*found;
+}
+
+[[noreturn]] void refuse_path(const HttpRequest& request, std::string_view path) {
+  for (const Absent& absent : kAbsent)
+    if (path == absent.path || (path.starts_with(absent.path) && path[absent.path.size()] == '/'))
+      throw ApiError(404, std::string(absent.instead), "", "path_not_found");
   throw ApiError(404,
-                 fmt::format("no such path: {}; there are POST /v1/chat/completions and /v1/completions, GET /v1/models, "
-                             "/v1/models/ID, /health and /version",
+                 fmt::format("no such path: {}; there are POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize, GET "
+                             "/v1/models, /v1/models/ID, /tokenizer_info, /health, /metrics, /version and /openapi.json",
                              request.target.substr(0, 200)),
                  "", "path_not_found");
 }
 
-HttpAnswer answer_of(const ApiError& error) { return {error.status, error.body(), error.allow, error.retry_after_s}; }
+}  // namespace
 
-std::string format_answer(const HttpAnswer& answer, bool keep_alive, bool head_only) {
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\nServer: fastgen\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-                                answer.status, reason(answer.status), answer.body.size());
-  if (!answer.allow.empty()) out += fmt::format("Allow: {}\r\n", answer.allow);
-  if (answer.retry_after_s > 0) out += fmt::format("Retry-After: {}\r\n", answer.retry_after_s);
-  out += keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
-  if (!head_only) out += answer.body;
-  return out;
+Route route_of(std::string_view path) {
+  const std::string full = full_path(path);
+  if (full.starts_with(kModelPrefix)) return Route::kModels;
+  if (full.starts_with("/debug/")) return Route::kDebug;
+  const Entry* entry = find_entry(full);
+  return entry != nullptr ? entry->route : Route::kOther;
 }
 
-std::string format_stream_header(bool http11, bool keep_alive) {
-  return fmt::format(
-      "HTTP/1.1 200 OK\r\nServer: fastgen\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
-      "X-Accel-Buffering: no\r\n{}Connection: {}\r\n\r\n",
-      http11 ? "Transfer-Encoding: chunked\r\n" : "", keep_alive ? "keep-alive" : "close");
+std::variant<HttpAnswer, Work> route(const ServerState& state, const HttpRequest& request) {
+  const std::string path = full_path(request.path());
+  const bool one_model = path.starts_with(kModelPrefix) && path.size() > kModelPrefix.size();
+  const Entry* entry = find_entry(one_model ? "/v1/models" : path);
+  if (entry == nullptr) refuse_path(request, path);
+  require_method(request, entry->method);
+  if (entry->needs_model && !state.is_loaded()) throw loading();
+  if (one_model) return show_model(state, percent_decode(std::string_view(path).substr(kModelPrefix.size())));
+  if (entry->show != nullptr) return entry->show(state);
+  require_json(request);
+  return entry->work;
+}
+
+HttpAnswer answer_of(const ApiError& error) {
+  HttpAnswer answer;
+  answer.status = error.status;
+  answer.body = error.body();
+  answer.headers = error.headers;
+  if (error.retry_after_s > 0) {
+    append_header(answer.headers, "Retry-After", fmt::format("{:.0f}", std::ceil(error.retry_after_s)));
+    append_header(answer.headers, "retry-after-ms", fmt::format("{:.0f}", std::ceil(error.retry_after_s * 1000)));
+    append_header(answer.headers, "x-should-retry", "true");
+  } else if (error.must_not_retry) {
+    append_header(answer.headers, "x-should-retry", "false");
+  }
+  return answer;
 }
 
 }  // namespace fastgen::server

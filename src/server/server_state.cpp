@@ -27,6 +27,25 @@ std::uint64_t mix(std::uint64_t z) {
 
 }  // namespace
 
+ServerState::ServerState(ServerConfig config_in)
+    : config(std::move(config_in)),
+      access(config.api_keys, config.cors_origins),
+      addresses(config.max_connections_per_address),
+      admission(config.max_wait_s),
+      request_log(config.request_log),
+      text_pool(config.num_text_threads) {
+  for (int i = 0; i < config.num_io_threads; ++i) metrics.push_back(std::make_unique<ThreadMetrics>());
+}
+
+void ServerState::attach(Engine& engine, TextTools tools) {
+  tools_ = std::move(tools);
+  engine_.store(&engine, std::memory_order_release);
+}
+
+std::int64_t ServerState::num_waiting(const EngineStats& stats) const {
+  return std::max<std::int64_t>(stats.num_waiting, std::int64_t{stats.tickets_in_use} - engine().info().max_batch);
+}
+
 bool ServerState::knows_model(const std::string& name) const {
   return std::find(config.model_names.begin(), config.model_names.end(), name) != config.model_names.end();
 }

@@ -74,7 +74,7 @@ class Server:
     def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"ready\s+(http://\S+)/v1", line):
+            if found := re.search(r"ready\s+(https?://\S+)/v1", line):
                 self.url = found[1]
                 self.ready.set()
         self.ready.set()

@@ -114,7 +114,8 @@ FIELDS = [
     (text(logprobs=True), "logprobs", "integer"),
     (text(logprobs=21), "logprobs", "between 0 and 20"),
     (text(suffix="x"), "suffix", "not supported"),
-    (text(best_of=3), "best_of", "must equal n"),
+    (text(best_of=3, stream=True), "best_of", "stream"),
+    (text(n=3, best_of=2), "best_of", "less than n"),
     (text(echo="yes"), "echo", "boolean"),
     (text(use_beam_search=True), "use_beam_search", "not supported"),
 ]

@@ -79,7 +79,12 @@ const Refusal kRefusals[] = {
     {T, R"({"prompt":[-1]})", "prompt[0]", "a token id"},
     {T, R"({"prompt":{"a":1}})", "prompt", "got an object"},
     {T, R"({"prompt":"x","suffix":"y"})", "suffix", "not supported"},
-    {T, R"({"prompt":"x","best_of":2})", "best_of", "must equal n"},
+    {T, R"({"prompt":"x","best_of":2,"stream":true})", "best_of", "stream"},
+    {T, R"({"prompt":"x","n":3,"best_of":2})", "best_of", "less than n"},
+    {T, R"({"prompt":"x","timeout_ms":0})", "timeout_ms", "between 1"},
+    {T, R"({"prompt":"x","priority":1001})", "priority", "between -1000 and 1000"},
+    {T, R"({"prompt":"x","moderation":{"model":"m"}})", "moderation", "not supported"},
+    {C, R"({"messages":[{"role":"user","content":"x"}],"service_tier":"flex"})", "service_tier", "flex"},
     {T, R"({"prompt":"x","logprobs":true})", "logprobs", "an integer"},
     {T, R"({"prompt":"x","logprobs":21})", "logprobs", "got 21"},
 };
@@ -186,6 +191,38 @@ TEST_CASE("content parts are joined, developer is system, other fields stay") {
 TEST_CASE("deep JSON is refused") {
   std::string deep = R"({"messages":)" + std::string(200, '[') + std::string(200, ']') + "}";
   CHECK_THROWS_AS(parse_api_request(Endpoint::kChat, deep), ApiError);
+}
+
+TEST_CASE("fields without effect are listed, only plain names, and refused when strict") {
+  const auto text = [](const std::string& fields) { return R"({"prompt":"x")" + fields + "}"; };
+  const auto names = [&](const std::string& fields) { return ignored_params(parse_api_request(Endpoint::kCompletions, text(fields))); };
+  CHECK(names("") == "");
+  CHECK(names(R"(,"user":"u","temperature":null)") == "");
+  CHECK(names(R"(,"foo":1,"bar.b-z_9":null,"foo":2)") == "foo, bar.b-z_9");
+  CHECK(names(R"(,"with space":1,"a\r\nSet-Cookie: x":1,"":1,"\u00e9":1)") == "+4");
+  CHECK(names(",\"" + std::string(64, 'n') + "\":1,\"" + std::string(65, 'n') + "\":1") == std::string(64, 'n') + ", +1");
+  std::string many;
+  for (int i = 0; i < 20; ++i) many += ",\"f" + std::to_string(i) + "\":1";
+  CHECK(names(many).ends_with("f15, +4"));
+  CHECK_THROWS_AS(parse_api_request(Endpoint::kCompletions, text(R"(,"foo":1)"), {}, true), ApiError);
+  CHECK_NOTHROW(parse_api_request(Endpoint::kCompletions, text(R"(,"user":"u","seed":null)"), {}, true));
+}
+
+TEST_CASE("known fields that have no effect are listed too; what asks for nothing is not") {
+  const auto names = [](const std::string& fields) {
+    return ignored_params(parse_api_request(Endpoint::kChat, R"({"messages":[{"role":"user","content":"x"}])" + fields + "}"));
+  };
+  CHECK(names(R"(,"reasoning_effort":"low","verbosity":"low","store":true)") == "reasoning_effort, verbosity, store");
+  CHECK(names(R"(,"store":false,"metadata":{"a":"b"},"service_tier":"auto","parallel_tool_calls":true,"safety_identifier":"s")") == "");
+  CHECK(names(R"(,"stream":true,"stream_options":{"include_obfuscation":true,"x":1})") == "stream_options.include_obfuscation, stream_options.x");
+  CHECK(names(R"(,"stream":true,"stream_options":{"include_obfuscation":false})") == "");
+}
+
+TEST_CASE("best_of draws more than it returns, and needs logprobs that nobody asked to see") {
+  const ApiRequest request = parse_api_request(Endpoint::kCompletions, R"({"prompt":"x","n":2,"best_of":5})");
+  CHECK(request.num_drawn() == 5);
+  CHECK(request.sampling.num_logprobs == 0);
+  CHECK_FALSE(request.wants_logprobs);
 }
 
 }  // namespace fastgen::server

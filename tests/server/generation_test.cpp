@@ -33,7 +33,8 @@ struct Driven {
     event.choice_idx = choice;
     event.reason = reason;
     event.position = position;
-    event.logprob = -0.5f;
+    event.logprob = logprob;
+    event.step_us = step_us;
     const TopLogprob top[] = {{token, -0.5f}, {9, -1.5f}};
     generation->on_event(prompt, event, request.wants_logprobs ? std::span(top) : std::span<const TopLogprob>{});
   }
@@ -44,6 +45,8 @@ struct Driven {
     send(EventKind::kFinish, 0, reason, choice, prompt);
   }
 
+  float logprob = -0.5f;
+  std::uint64_t step_us = 0;
   ApiRequest request;
   std::unique_ptr<Generation> generation;
   std::vector<std::pair<std::size_t, std::int32_t>> cancelled;
@@ -201,6 +204,87 @@ TEST_CASE("chat logprobs: one entry for each token, bytes rebuild the text") {
     CHECK(token["top_logprobs"].get_array().size() == 2);
   }
   CHECK(bytes == std::string_view(choice["message"]["content"]));
+}
+
+TEST_CASE("a slow reader's tokens are merged into one frame for each choice, and none is lost") {
+  Driven driven(Endpoint::kChat, std::string(kChatBody) + R"(,"stream":true,"n":2})");
+  driven.text("Hello");
+  driven.generation->hold();
+  const std::size_t before = count(driven.generation->frames(), "data: {");
+  driven.text(" world", 0);
+  driven.text("other", 1);
+  driven.text(" again", 0);
+  CHECK(count(driven.generation->frames(), "data: {") == before);
+  CHECK(driven.generation->backlog_bytes() == driven.generation->frames().size() + 17);
+  driven.generation->release();
+  CHECK(count(driven.generation->frames(), "data: {") == before + 3);  // one each, and the other choice's first with its role
+  driven.generation->hold();
+  driven.text("!", 0);
+  driven.finish(FinishReason::kLength, 0);
+  driven.finish(FinishReason::kLength, 1);
+  driven.generation->release();
+  CHECK(joined_text(driven.generation->frames(), "content") == "Hello world againother!");
+  CHECK(count(driven.generation->frames(), R"("finish_reason":"length")") == 2);
+  CHECK(driven.generation->frames().ends_with("data: [DONE]\n\n"));
+}
+
+TEST_CASE("a prepared frame is the same as one written piece by piece") {
+  for (const char* more : {R"(,"stream":true})", R"(,"stream":true,"stream_options":{"include_usage":true}})"}) {
+    for (Endpoint endpoint : {Endpoint::kChat, Endpoint::kCompletions}) {
+      const std::string body = (endpoint == Endpoint::kChat ? std::string(kChatBody) : std::string(R"({"prompt":"x")")) + more;
+      const AnswerWriter writer(parse_api_request(endpoint, body), tokenizer(), "id-1", "a \"model\"", 7);
+      REQUIRE(writer.is_plain());
+      for (std::string_view text : {"plain", "quote \" and \\", "line\nbreak \x01", "\xC3\xA9\xF0\x9F\x98\x80"}) {
+        std::string prepared, written;
+        ChoicePart part;
+        part.idx = 13;
+        part.text = text;
+        writer.append_text_chunk(prepared, 13, text);
+        writer.append_chunk(written, part, nullptr);
+        CHECK(prepared == written);
+      }
+    }
+  }
+}
+
+TEST_CASE("when its time is over an answer is what there is, or an error where there is nothing") {
+  Driven late(Endpoint::kCompletions, R"({"prompt":"x","n":2})");
+  late.generation->expire("ttft_timeout_ms");
+  REQUIRE(late.generation->error().has_value());
+  CHECK(late.generation->error()->status == 504);
+  CHECK(late.generation->error()->param == "ttft_timeout_ms");
+  CHECK(late.cancelled.size() == 1);
+
+  for (const char* more : {"", R"(,"stream":true)"}) {
+    Driven driven(Endpoint::kCompletions, std::string(R"({"prompt":"x","n":2)") + more + "}");
+    driven.step_us = 77;
+    driven.text("some");
+    driven.generation->expire("timeout_ms");
+    CHECK(driven.generation->done());
+    CHECK_FALSE(driven.generation->error().has_value());
+    CHECK(driven.cancelled.size() == 1);
+    const std::string answer = *more ? driven.generation->frames() : driven.generation->body();
+    CHECK(count(answer, R"("finish_reason":"length","stop_reason":"timeout")") == 2);
+    const std::size_t size = answer.size();
+    driven.text("more");
+    driven.finish(FinishReason::kCancelled);
+    CHECK((*more ? driven.generation->frames().size() : size) == size);
+  }
+}
+
+TEST_CASE("best_of returns those with the best mean logprob") {
+  Driven driven(Endpoint::kCompletions, R"({"prompt":"x","n":2,"best_of":4})");
+  const float logprobs[] = {-3, -1, -4, -2};
+  for (std::int32_t choice = 0; choice < 4; ++choice) {
+    driven.logprob = logprobs[choice];
+    driven.text(std::string(1, static_cast<char>('a' + choice)), choice);
+  }
+  for (std::int32_t choice = 0; choice < 4; ++choice) driven.finish(FinishReason::kLength, choice);
+  const std::string body = driven.generation->body();
+  CHECK(count(body, "\"text\":") == 2);
+  CHECK(body.find(R"({"index":0,"text":"b")") != std::string::npos);
+  CHECK(body.find(R"({"index":1,"text":"d")") != std::string::npos);
+  CHECK(body.find(R"("completion_tokens":4)") != std::string::npos);
 }
 
 }  // namespace fastgen::server

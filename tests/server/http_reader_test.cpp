@@ -1,0 +1,100 @@
+#include "server/http_reader.h"
+
+#include "support/support.h"
+
+namespace fastgen::server {
+
+namespace {
+
+constexpr HttpReader::Limits kLimits{1000, 2000};
+
+// The status of the refusal, 0: the request was taken.
+int status_of(const std::string& bytes) {
+  try {
+    HttpReader reader(kLimits);
+    reader.put(bytes);
+    return reader.done() ? 0 : -1;
+  } catch (const ApiError& error) {
+    return error.status;
+  }
+}
+
+std::string post(const std::string& headers, const std::string& body = "") {
+  return "POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n" + body;
+}
+
+}  // namespace
+
+TEST_CASE("a request comes whole however its bytes are cut") {
+  const std::string bytes = post("Content-Length: 5\r\nX-Request-Id: abc\r\n", "hello") + "GET /next";
+  for (std::size_t piece = 1; piece < bytes.size(); ++piece) {
+    HttpReader reader(kLimits);
+    std::string in;
+    std::size_t pos = 0;
+    while (!reader.done() && pos < bytes.size()) {
+      const std::string_view more = std::string_view(bytes).substr(pos, piece);
+      in += more;
+      pos += more.size();
+      in.erase(0, reader.put(in));
+    }
+    REQUIRE(reader.done());
+    CHECK(in + bytes.substr(pos) == "GET /next");
+    const HttpRequest request = reader.take();
+    CHECK(request.method == "POST");
+    CHECK(request.target == "/v1/completions");
+    CHECK(request.body == "hello");
+    CHECK(request.header("x-request-id") == "abc");
+  }
+}
+
+TEST_CASE("chunked bodies are joined") {
+  HttpReader reader(kLimits);
+  reader.put(post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\n"));
+  REQUIRE(reader.done());
+  CHECK(reader.take().body == "abcde");
+}
+
+TEST_CASE("what two parties could read differently is refused") {
+  CHECK(status_of(post("Content-Length: 0\r\n")) == 0);
+  CHECK(status_of(post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")) == 400);
+  CHECK(status_of(post("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", "0\r\n\r\n")) == 400);
+  CHECK(status_of(post("Content-Length: 1\r\nContent-Length: 2\r\n", "ab")) == 400);
+  CHECK(status_of(post("Content-Length: 1\r\nContent-Length: 1\r\n", "a")) == 400);
+  CHECK(status_of(post("Content-Length: +1\r\n", "a")) == 400);
+  CHECK(status_of(post("Content-Length: 1, 1\r\n", "a")) == 400);
+  CHECK(status_of(post("Content-Length: 0x1\r\n", "a")) == 400);
+  CHECK(status_of(post("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n")) >= 400);
+  CHECK(status_of(post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n")) >= 400);
+  CHECK(status_of(post("Transfer-Encoding: identity\r\n")) >= 400);
+  CHECK(status_of(post("Transfer-Encoding : chunked\r\n", "0\r\n\r\n")) == 400);
+  CHECK(status_of(post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")) >= 400);
+  CHECK(status_of("GET / HTTP/1.1\r\n\r\n") == 400);
+  CHECK(status_of("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n") == 400);
+  CHECK(status_of("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n") == 400);
+  CHECK(status_of("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n") == 400);
+  CHECK(status_of("GET /\x80 HTTP/1.1\r\nHost: a\r\n\r\n") == 400);
+  CHECK(status_of(post("Content-Encoding: gzip\r\nContent-Length: 0\r\n")) == 415);
+  CHECK(status_of(post("Content-Length: 3000\r\n")) == 413);
+  CHECK(status_of(post("X: " + std::string(1000, 'y') + "\r\n")) == 431);
+}
+
+TEST_CASE("an absolute target is cut to its path") {
+  HttpReader reader(kLimits);
+  reader.put("GET http://host:1/health?x=1 HTTP/1.1\r\nHost: host:1\r\n\r\n");
+  CHECK(reader.request().path() == "/health");
+  CHECK(reader.request().query("x") == "1");
+  CHECK(reader.request().query("y") == "");
+}
+
+TEST_CASE("header values never begin a line of their own, ids are plain") {
+  std::string lines;
+  append_header(lines, "a", "x\r\nSet-Cookie: y\x7F");
+  CHECK(lines == "a: x  Set-Cookie: y \r\n");
+  CHECK(is_request_id("req-1.2:3_x"));
+  CHECK_FALSE(is_request_id(""));
+  CHECK_FALSE(is_request_id("a b"));
+  CHECK_FALSE(is_request_id("a\r\nb"));
+  CHECK_FALSE(is_request_id(std::string(129, 'a')));
+}
+
+}  // namespace fastgen::server
