@@ -12,12 +12,12 @@ constexpr std::string_view kPaths = R"json(
 "/v1/chat/completions": {"post": {"operationId": "createChatCompletion", "summary": "The next message of a chat",
   "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}},
   "responses": {"200": {"description": "The answer; with \"stream\": true as server-sent events, the last one being [DONE]", "content": {
-      "application/json": {"schema": {"$ref": "#/components/schemas/ChatCompletion"}}, "text/event-stream": {"schema": {"type": "string"}}}},
+      "application/json": {"schema": {"$ref": "#/components/schemas/ChatCompletion"}}, "text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}},
     "default": {"$ref": "#/components/responses/Error"}}}},
 "/v1/completions": {"post": {"operationId": "createCompletion", "summary": "How a text goes on",
   "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CompletionRequest"}}}},
   "responses": {"200": {"description": "The answer; with \"stream\": true as server-sent events, the last one being [DONE]", "content": {
-      "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}}, "text/event-stream": {"schema": {"type": "string"}}}},
+      "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}}, "text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}},
     "default": {"$ref": "#/components/responses/Error"}}}},
 "/tokenize": {"post": {"operationId": "tokenize", "summary": "The token ids of a prompt or of a chat",
   "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TokenizeRequest"}}}},
@@ -97,6 +97,7 @@ constexpr std::string_view kSchemas = R"json(
   "messages": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Message"}}, "add_special_tokens": {"type": ["boolean", "null"]},
   "add_generation_prompt": {"type": ["boolean", "null"]}, "return_token_strs": {"type": ["boolean", "null"]}},
   "oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]},
+"StreamEvent": {"type": "object", "description": "A chunk as JSON, or [DONE]", "required": ["data"], "properties": {"data": {"type": "string"}}},
 "Model": {"type": "object", "required": ["id", "object", "created", "owned_by"], "properties": {"id": {"type": "string"},
   "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": {"type": "string"}, "max_model_len": {"type": "integer"}}},
 "Usage": {"type": "object", "required": ["prompt_tokens", "completion_tokens", "total_tokens"], "properties": {

@@ -1,0 +1,47 @@
+"""schemathesis reads /openapi.json and asks what it finds there, in the ways that the schema allows and in others."""
+
+import os
+import random
+
+import httpx
+import pytest
+
+schemathesis = pytest.importorskip("schemathesis", reason="lacks schemathesis")
+from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
+from schemathesis import GenerationMode  # noqa: E402
+
+NUM_EXAMPLES = int(os.environ.get("FG_TEST_EXAMPLES", 25))
+
+
+def check(case):
+    """Whatever is asked: no 5xx, and an answer of the documented shape."""
+    response = case.call(timeout=30)
+    assert response.status_code < 500 or (response.status_code, case.operation.path[:7]) == (503, "/health"), response.text
+    case.operation.validate_response(response)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_operation(echo, mode):
+    number = int(os.environ.get("FG_TEST_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"FG_TEST_SEED={number}")
+    schema = schemathesis.openapi.from_url(echo.url + "/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) >= 12
+    for operation in operations:
+        if mode == GenerationMode.NEGATIVE and not operation.body:
+            continue  # nothing can be wrong with it
+        test = given(case=operation.as_strategy(generation_mode=mode))(lambda case: check(case))
+        seed(number)(settings(max_examples=NUM_EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))(test))()
+
+
+def test_the_document_names_every_path_and_is_what_runs(echo):
+    document = httpx.get(echo.url + "/openapi.json").json()
+    assert document["openapi"] == "3.1.0" and document["info"]["version"] == httpx.get(echo.url + "/version").json()["version"]
+    for path, item in document["paths"].items():
+        for method in item:
+            answer = httpx.request(method, echo.url + path.replace("{model}", "tiny-model"), json={} if method == "post" else None)
+            assert answer.status_code in ((400,) if method == "post" else (200,)), (path, answer.text)
+    # Fields that the schema promises are known to the server: none of them is listed as ignored.
+    fields = document["components"]["schemas"]["ChatRequest"]["properties"]
+    answer = httpx.post(echo.url + "/v1/chat/completions", json={**dict.fromkeys(fields), "messages": [{"role": "user", "content": "x"}], "max_tokens": 1})
+    assert answer.status_code == 200 and "x-fastgen-ignored-params" not in answer.headers
