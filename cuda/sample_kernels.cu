@@ -68,10 +68,26 @@ __device__ Mass block_mass(Mass x) {
   return x;
 }
 
-// Weight by bucket of probabilities, and which buckets have anything in them: a tiny probability has no mass.
+// Weight by bucket of probabilities. A weight is two words, because shared memory adds 32 bits at once but 64 only by trying
+// again and again. A tiny probability has no mass: that there is one is noted apart.
 struct Histogram {
-  Mass weights[kBuckets];
-  unsigned present[kBuckets / kWarp];
+  unsigned low[kBuckets], high[kBuckets];
+  unsigned massless[kBuckets / kWarp];
+
+  __device__ void clear() {
+    for (int i = threadIdx.x; i < kBuckets; i += kThreads) low[i] = high[i] = massless[i / kWarp] = 0;
+  }
+  __device__ void add(unsigned bucket, Mass weight) {
+    if (weight == 0) atomicOr(&massless[bucket / kWarp], 1u << (bucket % kWarp));
+    const unsigned first = static_cast<unsigned>(weight);
+    unsigned second = static_cast<unsigned>(weight >> 32);
+    if (first != 0) second += atomicAdd(&low[bucket], first) + first < first;  // the carry
+    if (second != 0) atomicAdd(&high[bucket], second);
+  }
+  __device__ bool has(int bucket) const {
+    return weight(bucket) != 0 || (massless[bucket / kWarp] >> (bucket % kWarp) & 1) != 0;
+  }
+  __device__ Mass weight(int bucket) const { return Mass{high[bucket]} << 32 | low[bucket]; }
 };
 
 // The blocks that work on one row. Every call is made by all threads of all of them, with a value that is the same throughout a
@@ -143,14 +159,14 @@ class Team {
     for (int i = rank() * kRun + threadIdx.x; i < (rank() + 1) * kRun; i += kThreads) {
       Mass total = 0;
 #pragma unroll 1
-      for (int r = 0; r < kParts; ++r) total += cluster.map_shared_rank(&mine, r)->weights[i];
-      result.weights[i] = total;
+      for (int r = 0; r < kParts; ++r) total += cluster.map_shared_rank(&mine, r)->weight(i);
+      result.low[i] = static_cast<unsigned>(total), result.high[i] = static_cast<unsigned>(total >> 32);
     }
     for (int i = rank() * kWordRun + threadIdx.x; i < (rank() + 1) * kWordRun; i += kThreads) {
       unsigned bits = 0;
 #pragma unroll 1
-      for (int r = 0; r < kParts; ++r) bits |= cluster.map_shared_rank(&mine, r)->present[i];
-      result.present[i] = bits;
+      for (int r = 0; r < kParts; ++r) bits |= cluster.map_shared_rank(&mine, r)->massless[i];
+      result.massless[i] = bits;
     }
     cluster.sync();
 #endif
@@ -161,25 +177,31 @@ class Team {
   int turn_ = 0;
 };
 
+// visit(id, logit) for the ids [begin, end), shared among `num_threads` of which this is number `thread`. begin is a multiple of 4.
+template <typename Visit>
+__device__ void visit_each(const float* logits, int begin, int end, int thread, int num_threads, Visit visit) {
+  int rest = begin;
+  if (reinterpret_cast<std::uintptr_t>(logits) % 16 == 0) {
+    rest = max(begin, end / 4 * 4);
+#pragma unroll 4
+    for (int i = begin + thread * 4; i < rest; i += num_threads * 4) {
+      const float4 x = *reinterpret_cast<const float4*>(logits + i);
+      visit(i, x.x), visit(i + 1, x.y), visit(i + 2, x.z), visit(i + 3, x.w);
+    }
+  }
+#pragma unroll 4
+  for (int i = rest + thread; i < end; i += num_threads) visit(i, logits[i]);
+}
+
 // A block's run of a row: ids [begin, end); begin is a multiple of 4.
 struct Run {
   const float* logits;  // of the whole row
   int begin, end, vocab;
 
-  // visit(id, logit) by some thread of the block, for each.
+  // By all threads of the block.
   template <typename Visit>
   __device__ void each(Visit visit) const {
-    int rest = begin;
-    if (reinterpret_cast<std::uintptr_t>(logits) % 16 == 0) {
-      rest = begin + (end - begin) / 4 * 4;
-#pragma unroll 4
-      for (int i = begin + threadIdx.x * 4; i < rest; i += kThreads * 4) {
-        const float4 x = *reinterpret_cast<const float4*>(logits + i);
-        visit(i, x.x), visit(i + 1, x.y), visit(i + 2, x.z), visit(i + 3, x.w);
-      }
-    }
-#pragma unroll 4
-    for (int i = rest + threadIdx.x; i < end; i += kThreads) visit(i, logits[i]);
+    visit_each(logits, begin, end, threadIdx.x, kThreads, visit);
   }
 };
 
@@ -310,32 +332,34 @@ struct Distribution {
   }
 };
 
-// Warp 0 walks the buckets from the top: the last one that has anything in it and less than `limit` above it.
+// From the top, the last bucket that has anything in it and less than `limit` above it; by all threads of a block, each with a few
+// buckets. `above` is what lies above them all, and then above the one picked; it is less than the limit, so there is one.
 __device__ void pick_bucket(const Histogram& histogram, Mass limit, Mass* above, unsigned* picked) {
-  constexpr int kPerLane = kBuckets / kWarp;
-  const int lane = threadIdx.x, top = kBuckets - 1 - lane * kPerLane;  // lane 0 has the highest
+  constexpr int kEach = kBuckets / kThreads;
+  __shared__ Mass warp_totals[kThreads / kWarp];
+  __shared__ int last;  // of those that qualify, in order from the top
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, first = threadIdx.x * kEach;
   Mass mine = 0;
-  for (int j = 0; j < kPerLane; ++j) mine += histogram.weights[top - j];
+  for (int j = 0; j < kEach; ++j) mine += histogram.weight(kBuckets - 1 - first - j);
   Mass before = mine;
   for (int offset = 1; offset < kWarp; offset *= 2) {
     const Mass other = __shfl_up_sync(kAllLanes, before, offset);
     if (lane >= offset) before += other;
   }
-  before += *above - mine;  // weight above this lane's first bucket
-  int bucket = -1;
-  Mass bucket_above = 0;
-  for (int j = 0; j < kPerLane; ++j) {
-    const int b = top - j;
-    if ((histogram.present[b / 32] >> (b % 32) & 1) != 0 && before < limit) bucket = b, bucket_above = before;
-    before += histogram.weights[b];
+  if (lane == kWarp - 1) warp_totals[warp] = before;
+  if (threadIdx.x == 0) last = 0, *picked = 0;
+  before += *above - mine;
+  __syncthreads();
+  for (int w = 0; w < warp; ++w) before += warp_totals[w];
+  int found = -1;
+  Mass found_above = 0;
+  for (int j = 0; j < kEach; ++j) {
+    if (histogram.has(kBuckets - 1 - first - j) && before < limit) found = first + j, found_above = before;
+    before += histogram.weight(kBuckets - 1 - first - j);
   }
-  // The lowest such bucket lies in the highest lane that has one. There is one: `above` is under a limit of
-  // at least 1.
-  const unsigned lanes = __ballot_sync(kAllLanes, bucket >= 0);
-  const int owner = lanes ? 31 - __clz(lanes) : 0;
-  bucket = __shfl_sync(kAllLanes, bucket, owner);
-  bucket_above = __shfl_sync(kAllLanes, bucket_above, owner);
-  if (lane == 0) *picked = static_cast<unsigned>(max(bucket, 0)), *above = bucket_above;
+  if (found >= 0) atomicMax(&last, found);
+  __syncthreads();
+  if (found >= 0 && found == last) *picked = static_cast<unsigned>(kBuckets - 1 - found), *above = found_above;
 }
 
 // Declared in a function of its own, so that both kinds of threshold use the same memory.
@@ -355,7 +379,7 @@ __device__ float threshold(Team<kParts>& team, const Distribution& d, Mass limit
   if (threadIdx.x == 0) above = 0, picked = 0;
 #pragma unroll 1
   for (int level = 0; level < 3; ++level) {
-    for (int i = threadIdx.x; i < kBuckets; i += kThreads) mine.weights[i] = 0, mine.present[i / kWarp] = 0;
+    mine.clear();
     __syncthreads();
     const int shift = level == 0 ? 21 : level == 1 ? 10 : 0;
     const unsigned mask = level < 2 ? 0x7ff : 0x3ff;
@@ -363,13 +387,11 @@ __device__ float threshold(Team<kParts>& team, const Distribution& d, Mass limit
       const float p = d.prob(logit);
       const unsigned key = __float_as_uint(p);
       if (p <= 0 || (key & prefix_mask) != prefix) return;
-      const unsigned bucket = key >> shift & mask;
-      atomicAdd(&mine.weights[bucket], kCount ? Mass{1} : static_cast<Mass>(p * kFixedOne));
-      atomicOr(&mine.present[bucket / kWarp], 1u << (bucket % kWarp));
+      mine.add(key >> shift & mask, kCount ? Mass{1} : static_cast<Mass>(p * kFixedOne));
     });
     __syncthreads();
     const Histogram& all = team.merge(mine, merged);
-    if (team.rank() == 0 && threadIdx.x < kWarp) pick_bucket(all, limit, &above, &picked);
+    if (team.rank() == 0) pick_bucket(all, limit, &above, &picked);
     __syncthreads();
     prefix |= static_cast<unsigned>(team.exchange(picked)[0]) << shift;
     prefix_mask |= mask << shift;
@@ -412,11 +434,10 @@ __device__ int draw(Team<kParts>& team, const Distribution& d, float u) {
   __shared__ Mass segment[kWarps];
   __shared__ int result;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, size = d.run.end - d.run.begin;
-  const int length = ((size + kWarps - 1) / kWarps + kWarp - 1) / kWarp * kWarp;  // of a warp's segment
-  const int begin = d.run.begin + warp * length, end = min(begin + length, d.run.end);
+  const int length = ((size + kWarps - 1) / kWarps + 4 * kWarp - 1) / (4 * kWarp) * (4 * kWarp);  // of a warp's segment
+  const int begin = min(d.run.begin + warp * length, d.run.end), end = min(begin + length, d.run.end);
   Mass sum = 0;
-#pragma unroll 4
-  for (int i = begin + lane; i < end; i += kWarp) sum += d.mass(d.run.logits[i]);
+  visit_each(d.run.logits, begin, end, lane, kWarp, [&](int, float logit) { sum += d.mass(logit); });
   sum = warp_mass(sum);
   if (lane == 0) segment[warp] = sum;
   if (threadIdx.x == 0) result = -1;
@@ -449,7 +470,10 @@ __device__ int choose(Team<kParts>& team, const SampleRow& row, const Run& run) 
   if (row.top_k > 0 && row.top_k < run.vocab)
     d.least = fmaxf(d.least, threshold<true>(team, d, static_cast<Mass>(row.top_k)));
   if (row.top_p < 1) {
-    const double limit = static_cast<double>(row.top_p) * static_cast<double>(team.sum(d.block_total()));
+    const double total = static_cast<double>(team.sum(d.block_total())), limit = static_cast<double>(row.top_p) * total;
+    // All tokens under this have together less than the mass that top_p cuts, so none of them is kept: most need not be sorted.
+    const double cut = (1 - static_cast<double>(row.top_p)) * total / static_cast<double>(kFixedOne);
+    d.least = fmaxf(d.least, static_cast<float>(cut / run.vocab * 0.5));
     d.least = fmaxf(d.least, threshold<false>(team, d, max(static_cast<Mass>(limit), Mass{1})));
   }
   return draw(team, d, sampling_uniform(row.seed, row.choice_idx, row.position));
