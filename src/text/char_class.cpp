@@ -24,6 +24,10 @@ constexpr CodeRange kNewNumbers[] = {{0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x
                                      {0x16130, 0x16139}, {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9},
                                      {0x1E5F1, 0x1E5FA}};
 
+// Those of the letters above that have a case; the others are \p{Lo} or \p{Lm}.
+constexpr CodeRange kNewUpper[] = {{0x1C89, 0x1C89}, {0xA7CB, 0xA7CC}, {0xA7DA, 0xA7DA}, {0xA7DC, 0xA7DC}, {0x10D50, 0x10D65}};
+constexpr CodeRange kNewLower[] = {{0x1C8A, 0x1C8A}, {0xA7CD, 0xA7CD}, {0xA7DB, 0xA7DB}, {0x10D70, 0x10D85}};
+
 bool contains(std::span<const CodeRange> ranges, char32_t code) {
   return std::ranges::any_of(ranges, [code](CodeRange r) { return code >= r.first && code <= r.last; });
 }
@@ -72,6 +76,27 @@ CharClass slow_char_class(char32_t code) {
       return unassigned_class(code);
     default:
       return code == 0x85 ? kSpace : kOtherChar;
+  }
+}
+
+CaseRun slow_case_run(char32_t code) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LT:
+      return kUpperRun;
+    case UTF8PROC_CATEGORY_LL:
+      return kLowerRun;
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+      return kBothRuns;
+    case UTF8PROC_CATEGORY_CN:
+      if (!contains(kNewLetters, code)) return kNoRun;
+      return contains(kNewUpper, code) ? kUpperRun : contains(kNewLower, code) ? kLowerRun : kBothRuns;
+    default:
+      return kNoRun;
   }
 }
 

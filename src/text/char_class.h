@@ -19,6 +19,19 @@ extern const std::array<CharClass, 128> kAsciiClass;
 
 inline CharClass char_class(char32_t code) { return code < 128 ? kAsciiClass[code] : slow_char_class(code); }
 
+// For patterns that tell cases apart: the runs of letters that a character may stand in.
+enum CaseRun : std::uint8_t {
+  kNoRun = 0,
+  kUpperRun = 1,  // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
+  kLowerRun = 2,  // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
+  kBothRuns = 3,
+};
+CaseRun slow_case_run(char32_t code);
+inline CaseRun case_run(char32_t code) {
+  if (code >= 128) return slow_case_run(code);
+  return code >= 'a' && code <= 'z' ? kLowerRun : code >= 'A' && code <= 'Z' ? kUpperRun : kNoRun;
+}
+
 inline bool is_white_space(char32_t code) { return (char_class(code) & (kSpace | kNewline)) != 0; }
 bool is_punctuation(char32_t code);  // ASCII punctuation and symbols, and category P
 

@@ -128,4 +128,18 @@ struct Template {
   std::vector<std::string> names;  // by NameId
 };
 
+// Lists of kids; a braced list would need copies.
+inline std::vector<ExprPtr> pair_of(ExprPtr a, ExprPtr b) {
+  std::vector<ExprPtr> kids;
+  kids.push_back(std::move(a));
+  kids.push_back(std::move(b));
+  return kids;
+}
+
+inline std::vector<ExprPtr> only(ExprPtr a) {
+  std::vector<ExprPtr> kids;
+  kids.push_back(std::move(a));
+  return kids;
+}
+
 }  // namespace fastgen::jinja

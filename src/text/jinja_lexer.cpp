@@ -319,4 +319,19 @@ std::vector<Token> lex(std::string_view source) {
   return Lexer(source).run();
 }
 
+std::string describe(const Token& token) {
+  switch (token.kind) {
+    case TokenKind::kEnd:
+      return "end of template";
+    case TokenKind::kBlockEnd:
+      return "end of statement block";
+    case TokenKind::kOutputEnd:
+      return "end of print statement";
+    case TokenKind::kData:
+      return "template data / text";
+    default:
+      return token.text;
+  }
+}
+
 }  // namespace fastgen::jinja

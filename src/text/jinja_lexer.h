@@ -38,4 +38,7 @@ struct SyntaxError {
 // The last token is kEnd. Throws SyntaxError.
 std::vector<Token> lex(std::string_view source);
 
+// How messages name a token.
+std::string describe(const Token& token);
+
 }  // namespace fastgen::jinja

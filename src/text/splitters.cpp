@@ -93,7 +93,60 @@ std::size_t llama_word(std::string_view text) {
   return space_word(text);
 }
 
+struct RunPeek {
+  int run = kNoRun;
+  std::size_t bytes = 0;
+};
+
+RunPeek peek_run(std::string_view text, std::size_t at) {
+  if (at >= text.size()) return {};
+  const Utf8Char c = decode_utf8(text.data() + at);
+  return {case_run(c.code), c.bytes};
+}
+
+std::size_t skip_run(std::string_view text, std::size_t at, CaseRun run) {
+  for (RunPeek next = peek_run(text, at); (next.run & run) != 0; next = peek_run(text, at)) at += next.bytes;
+  return at;
+}
+
+// Upper* Lower+ from `at`: its end, or 0. Where nothing but upper letters follows, the engine gives back characters of Upper* until one
+// of them can be Lower+: the last that is of both runs, and then only that one.
+std::size_t mixed_letters(std::string_view text, std::size_t at) {
+  std::size_t last_both_end = 0;
+  RunPeek next = peek_run(text, at);
+  for (; (next.run & kUpperRun) != 0; next = peek_run(text, at)) {
+    at += next.bytes;
+    if (next.run == kBothRuns) last_both_end = at;
+  }
+  return next.run == kLowerRun ? skip_run(text, at, kLowerRun) : last_both_end;
+}
+
+// [^\s\p{L}\p{N}]+[\r\n/]* behind an optional space: its end, or 0.
+std::size_t tekken_symbols(std::string_view text) {
+  const std::size_t start = text[0] == ' ' ? 1 : 0;
+  std::size_t end = skip(text, start, kOtherChar);
+  if (end == start) return 0;
+  while (end < text.size() && (text[end] == '\r' || text[end] == '\n' || text[end] == '/')) ++end;
+  return end;
+}
+
 }  // namespace
+
+std::size_t tekken_word(std::string_view text) {
+  const Peek first = peek(text, 0);
+  const bool may_lead = (first.cls & (kSpace | kOtherChar)) != 0;  // [^\r\n\p{L}\p{N}]
+  if (may_lead) {
+    if (const std::size_t end = mixed_letters(text, first.bytes)) return end;
+  }
+  if (const std::size_t end = mixed_letters(text, 0)) return end;
+  // All that is left for the second alternative: upper letters alone.
+  const std::size_t start = may_lead ? first.bytes : 0;
+  if (const std::size_t end = skip_run(text, start, kUpperRun); end > start) return end;
+  if (first.cls == kNumber) return first.bytes;
+  if (const std::size_t bytes = tekken_symbols(text)) return bytes;
+  if (const std::size_t bytes = newline_word(text)) return bytes;
+  return space_word(text);
+}
 
 std::size_t gpt2_word(std::string_view text) {
   if (std::size_t bytes = contraction(text, false)) return bytes;
@@ -110,6 +163,7 @@ WordSplitter find_splitter(std::string_view pattern) {
   if (pattern == kGpt2Pattern) return gpt2_word;
   if (pattern == kLlama3Pattern) return llama3_word;
   if (pattern == kQwen2Pattern) return qwen2_word;
+  if (pattern == kTekkenPattern) return tekken_word;
   return nullptr;
 }
 

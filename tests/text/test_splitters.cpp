@@ -45,7 +45,13 @@ bool same_class(char32_t code, const Regex& letter, const Regex& number) {
 TEST_CASE("splitters: hand-written forms cut as their patterns do, on random Unicode") {
   Rng rng(test::seed());
   Regex letter(R"(\p{L})", "test"), number(R"(\p{N})", "test");
-  for (std::string_view pattern : {kGpt2Pattern, kLlama3Pattern, kQwen2Pattern}) {
+  Regex upper(R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])", "test"), lower(R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])", "test");
+  const auto same_runs = [&](char32_t code) {
+    std::string one;
+    append_utf8(one, code);
+    return words_of(upper, one).empty() == ((case_run(code) & kUpperRun) == 0) && words_of(lower, one).empty() == ((case_run(code) & kLowerRun) == 0);
+  };
+  for (std::string_view pattern : {kGpt2Pattern, kLlama3Pattern, kQwen2Pattern, kTekkenPattern}) {
     Regex regex(pattern, "test");
     WordSplitter splitter = find_splitter(pattern);
     REQUIRE((splitter != nullptr));
@@ -53,7 +59,7 @@ TEST_CASE("splitters: hand-written forms cut as their patterns do, on random Uni
       std::string text;
       for (std::size_t i = test::below(rng, 12); i > 0; --i) {
         char32_t code = test::random_char(rng);
-        if (code < 128 || same_class(code, letter, number)) append_utf8(text, code);
+        if (code < 128 || (same_class(code, letter, number) && same_runs(code))) append_utf8(text, code);
       }
       CAPTURE(pattern);
       CAPTURE(text);
@@ -85,6 +91,8 @@ TEST_CASE("splitters: known cuts") {
   CHECK(words_of(llama3_word, "IT'S 12345\t\n x.\n") ==
         Words{"IT", "'S", " ", "123", "45", "\t\n", " x", ".\n"});
   CHECK(words_of(qwen2_word, "a 12") == Words{"a", " ", "1", "2"});
+  CHECK(words_of(tekken_word, "getURL HTTPServer 12!//\n") == Words{"get", "URL", " HTTPServer", " ", "1", "2", "!//\n"});
+  CHECK(words_of(tekken_word, "\u4f60AB \u0301AB") == Words{"\u4f60", "AB", " \u0301", "AB"});  // marks and CJK are of both cases
 }
 
 }  // namespace fastgen
