@@ -122,7 +122,8 @@ std::size_t CudaBackend::workspace_bytes(const OpLimits& limits) const {
   return bytes.qkv + bytes.gate_up + bytes.attend + bytes.logits + bytes.sampling;
 }
 
-Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
+Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts,
+                                    std::span<const FilePlace> places) {
   FG_CHECK(!sealed_ && !parts.empty() && parts[0].rank == 2, parts.size());
   std::int64_t out_dim = 0;
   for (const Tensor& part : parts) {
@@ -133,9 +134,9 @@ Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<cons
   if (!loader_) loader_ = std::make_unique<WeightLoader>();
   char* data = static_cast<char*>(memory_.allocate(static_cast<std::size_t>(out_dim * in_dim) * dtype_bytes(dtype)));
   const Weight weight{data, kind, dtype, out_dim, in_dim};
-  for (const Tensor& part : parts) {
-    loader_->copy(part, dtype, data, at(Stream::kCompute));
-    data += static_cast<std::size_t>(part.elements()) * dtype_bytes(dtype);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    loader_->copy(parts[i], places.empty() ? FilePlace{} : places[i], dtype, data, at(Stream::kCompute));
+    data += static_cast<std::size_t>(parts[i].elements()) * dtype_bytes(dtype);
   }
   learn(weight);
   return weight;

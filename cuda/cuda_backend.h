@@ -28,7 +28,7 @@ class CudaBackend final : public Backend {
   void reserve(const OpLimits& limits) override;
   std::size_t workspace_bytes(const OpLimits& limits) const override;
   void seal() override;
-  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override;
+  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places) override;
   Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override;
 
   void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override;

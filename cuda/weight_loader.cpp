@@ -1,8 +1,9 @@
 #include "weight_loader.h"
 
-#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -17,13 +18,14 @@ constexpr unsigned kThreadsMax = 8;
 constexpr std::int64_t kPieceElements = 2 << 20;  // 4 MB of bfloat16
 constexpr std::size_t kPieceBytesMax = kPieceElements * sizeof(float);
 
-// Maps the pages of a file in one go instead of by a fault every 64 KB; for other memory it does nothing. Only advice.
-void populate(const char* from, std::size_t bytes) {
-#ifdef MADV_POPULATE_READ
-  constexpr std::uintptr_t kPage = 4096;
-  const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(from) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(start), reinterpret_cast<std::uintptr_t>(from) + bytes - start, MADV_POPULATE_READ);
-#endif
+void read_file(int descriptor, std::uint64_t offset, void* to, std::size_t bytes) {
+  for (std::size_t done = 0; done < bytes;) {
+    const ssize_t count = pread(descriptor, static_cast<char*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw Error(fmt::format("cannot read a file of weights: {}", std::strerror(errno)));
+    if (count == 0) throw Error("a file of weights ended early: it was changed while it was read");
+    done += static_cast<std::size_t>(count);
+  }
 }
 
 }  // namespace
@@ -60,9 +62,9 @@ WeightLoader::~WeightLoader() {
   }
 }
 
-void WeightLoader::copy(const Tensor& part, DType dtype, void* to, cudaStream_t stream) {
+void WeightLoader::copy(const Tensor& part, const FilePlace& place, DType dtype, void* to, cudaStream_t stream) {
   std::unique_lock lock(mutex_);
-  job_ = {part, dtype, static_cast<char*>(to), (part.elements() + kPieceElements - 1) / kPieceElements};
+  job_ = {part, place, dtype, static_cast<char*>(to), (part.elements() + kPieceElements - 1) / kPieceElements};
   next_piece_ = num_read_ = 0;
   work_there_.notify_all();
   part_read_.wait(lock, [this] { return num_read_ == job_.num_pieces; });
@@ -102,8 +104,11 @@ void WeightLoader::copy_piece(Worker& worker, const Job& job, std::int64_t piece
   const std::size_t bytes = static_cast<std::size_t>(n) * dtype_bytes(job.part.dtype);
   const char* from = static_cast<const char*>(job.part.data) + static_cast<std::size_t>(first) * dtype_bytes(job.part.dtype);
   char* to = job.to + static_cast<std::size_t>(first) * dtype_bytes(job.dtype);
-  populate(from, bytes);
-  std::memcpy(buffer.pinned, from, bytes);
+  if (job.place.descriptor >= 0) {
+    read_file(job.place.descriptor, job.place.offset + static_cast<std::size_t>(first) * dtype_bytes(job.part.dtype), buffer.pinned, bytes);
+  } else {
+    std::memcpy(buffer.pinned, from, bytes);
+  }
   const bool converts = job.part.dtype != job.dtype;
   cuda_check(cudaMemcpyAsync(converts ? buffer.device : to, buffer.pinned, bytes, cudaMemcpyHostToDevice, worker.stream),
              "copy of weights");

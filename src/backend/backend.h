@@ -67,6 +67,12 @@ struct OpLimits {
   std::int32_t model_dim = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_dim = 0, vocab = 0;
 };
 
+// Where the bytes of a part also lie in an open file: a backend may read them from there instead of through a mapping.
+struct FilePlace {
+  int descriptor = -1;  // -1: nowhere
+  std::uint64_t offset = 0;
+};
+
 // A part of a matrix of random numbers (random_weights.h): which of the generator's streams fills it.
 struct RandomPart {
   std::int64_t rows = 0, columns = 0;
@@ -155,8 +161,9 @@ class Backend {
   // What reserve(limits) will take of free_bytes(): for the sum that is made before anything is loaded.
   virtual std::size_t workspace_bytes(const OpLimits& limits) const = 0;
   virtual void seal() = 0;
-  // Host f32, bf16 or f16 parts, done with when this returns. What follows on the compute stream sees the matrix.
-  virtual Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) = 0;
+  // Host f32, bf16 or f16 parts, done with when this returns; `places` is empty or has one for each. What follows on the compute
+  // stream sees the matrix.
+  virtual Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places = {}) = 0;
   // The same of numbers that nobody has to bring: normal, sigma 0.02.
   virtual Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) = 0;
 

@@ -23,8 +23,8 @@ class ForwardingBackend : public Backend {
   void reserve(const OpLimits& limits) override { inner_->reserve(limits); }
   std::size_t workspace_bytes(const OpLimits& limits) const override { return inner_->workspace_bytes(limits); }
   void seal() override { inner_->seal(); }
-  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override {
-    return inner_->prepare_weights(kind, dtype, parts);
+  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places) override {
+    return inner_->prepare_weights(kind, dtype, parts, places);
   }
   Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override {
     return inner_->prepare_random_weights(kind, dtype, parts);

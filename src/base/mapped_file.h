@@ -1,4 +1,4 @@
-// A file's bytes as read-only memory. The file must not shrink while it is mapped: reading past its new end is a SIGBUS.
+// A file's bytes as read-only memory, and the open file itself for those who would rather read. The file must not shrink while it is mapped: reading past its new end is a SIGBUS.
 #pragma once
 
 #include <cstddef>
@@ -18,16 +18,16 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::filesystem::path& path() const { return path_; }
+  int descriptor() const { return descriptor_; }  // open as long as this lives; -1 for none
 
-  // Hints to the kernel, page by page around the range; the range must lie in the file.
-  void will_need(std::size_t offset, std::size_t size) const;  // read ahead
-  void done_with(std::size_t offset, std::size_t size) const;  // drop these pages from this process
+  // A hint to the kernel, page by page around the range, which must lie in the file: drop these pages from this process.
+  void done_with(std::size_t offset, std::size_t size) const;
 
  private:
-  void advise(std::size_t offset, std::size_t size, int advice) const;
-  void unmap();
+  void close();
 
   std::filesystem::path path_;
+  int descriptor_ = -1;
   std::span<const std::byte> bytes_;
 };
 

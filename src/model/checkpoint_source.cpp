@@ -26,12 +26,16 @@ class CheckpointSource : public WeightSource {
   Tensor read(const TensorSpec& spec) override {
     const Checkpoint::Entry& found = entry(spec);
     const std::span<const std::byte> bytes = checkpoint_.bytes(found);
-    checkpoint_.file(found).will_need(found.tensor.offset, bytes.size());
     in_use_.push_back(&found);
     Tensor out(aligned(bytes, dtype_bytes(*found.tensor.dtype)), *found.tensor.dtype, {});
     out.rank = static_cast<std::int32_t>(spec.shape.size());
     std::copy(spec.shape.begin(), spec.shape.end(), out.shape.begin());
     return out;
+  }
+
+  FilePlace place(const TensorSpec& spec) override {
+    const Checkpoint::Entry& found = entry(spec);
+    return {checkpoint_.file(found).descriptor(), found.tensor.offset};
   }
 
   // The pages go, so that a model needs its memory once while it is packed and not twice.

@@ -68,8 +68,12 @@ class Loader {
   Weight matrix(WeightKind kind, const std::vector<TensorSpec>& parts) {
     if (options_.dummy_weights) return random_matrix(kind, parts);
     std::vector<Tensor> tensors;
-    for (const TensorSpec& part : parts) tensors.push_back(read(part));
-    const Weight weight = backend_.prepare_weights(kind, options_.dtype, tensors);
+    std::vector<FilePlace> places;
+    for (const TensorSpec& part : parts) {
+      tensors.push_back(read(part));
+      places.push_back(source_.place(part));
+    }
+    const Weight weight = backend_.prepare_weights(kind, options_.dtype, tensors, places);
     finish();
     return weight;
   }

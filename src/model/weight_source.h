@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/backend.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 #include "model/tensor_specs.h"
@@ -18,6 +19,8 @@ class WeightSource {
   virtual std::uint64_t total_bytes() const = 0;
   // The tensor in host memory: f32, bf16 or f16. Valid until release().
   virtual Tensor read(const TensorSpec& spec) = 0;
+  // Where the same bytes lie in a file, if they do. The file stays open as long as the source lives.
+  virtual FilePlace place(const TensorSpec&) { return {}; }
   // Everything that read() gave since the last release is done with.
   virtual void release() = 0;
 };

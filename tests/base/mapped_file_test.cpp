@@ -1,5 +1,7 @@
 #include "base/mapped_file.h"
 
+#include <unistd.h>
+
 #include <fstream>
 #include <string>
 #include <utility>
@@ -14,7 +16,7 @@ std::string text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
-TEST_CASE("a mapped file is the file's bytes, hints change nothing") {
+TEST_CASE("a mapped file is the file's bytes, the hint changes nothing") {
   test::TempDir dir;
   const auto path = dir.path() / "data";
   std::string bytes;
@@ -24,7 +26,9 @@ TEST_CASE("a mapped file is the file's bytes, hints change nothing") {
   MappedFile file(path);
   CHECK(file.path() == path);
   CHECK(text_of(file) == bytes);
-  file.will_need(5000, 10000);
+  std::string read(300, ' ');
+  CHECK(pread(file.descriptor(), read.data(), read.size(), 1000) == 300);
+  CHECK(read == bytes.substr(1000, 300));
   file.done_with(0, bytes.size());
   file.done_with(bytes.size(), 0);
   CHECK(text_of(file) == bytes);
@@ -32,6 +36,7 @@ TEST_CASE("a mapped file is the file's bytes, hints change nothing") {
   MappedFile moved(std::move(file));
   CHECK(text_of(moved) == bytes);
   CHECK(file.bytes().empty());
+  CHECK(file.descriptor() == -1);
   MappedFile assigned;
   assigned = std::move(moved);
   CHECK(text_of(assigned) == bytes);

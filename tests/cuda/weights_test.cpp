@@ -1,10 +1,12 @@
 // How weights reach the card: through the loader's threads and conversions, or made there; and the backend's memory within its budget.
 #include <cstring>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "backend/cpu/random_fill.h"
 #include "backend/random_weights.h"
+#include "base/mapped_file.h"
 #include "cuda_support.h"
 
 namespace fastgen::test {
@@ -43,6 +45,23 @@ TEST_CASE("cuda: weights of every dtype arrive whole, in pieces and converted") 
       CHECK(bytes_of(*b.gpu, weight) == expected);
     }
   }
+}
+
+TEST_CASE("cuda: weights are read from the file where there is one") {
+  FG_NEEDS_GPU();
+  Bench b;
+  TempDir dir;
+  const Tensor part = make_random(*b.cpu, b.rng, DType::kBF16, {2111, 1037});
+  const std::string before = "seventeen bytes !";
+  std::ofstream(dir.path() / "weights", std::ios::binary) << before << std::string(static_cast<const char*>(part.data), part.bytes());
+  const MappedFile file(dir.path() / "weights");
+  // The mapping's place in memory is not looked at: here it is another tensor.
+  const Tensor other = make_tensor(*b.cpu, DType::kBF16, {2111, 1037});
+  const FilePlace place{file.descriptor(), before.size()};
+  for (const DType dtype : kTypes)
+    CHECK(bytes_of(*b.gpu, b.gpu->prepare_weights(WeightKind::kLinear, dtype, {{other}}, {{place}})) == converted(part, dtype));
+  const FilePlace beyond{file.descriptor(), before.size() + 2};
+  CHECK_THROWS_AS(b.gpu->prepare_weights(WeightKind::kLinear, DType::kBF16, {{other}}, {{beyond}}), Error);
 }
 
 TEST_CASE("cuda: random weights are the CPU's, bit for bit") {

@@ -1,5 +1,7 @@
 #include "model/loader.h"
 
+#include <unistd.h>
+
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -107,6 +109,10 @@ TEST_CASE("the checkpoint source gives aligned tensors with the file's values") 
       CHECK(tensor.rank == 2);
       CHECK(tensor.shape[0] == 2);
       CHECK(tensor.as<float>()[2] == 3.25f);
+      const FilePlace place = source->place(spec);
+      float numbers[4] = {};
+      CHECK(pread(place.descriptor, numbers, 16, static_cast<off_t>(place.offset)) == 16);
+      CHECK(std::memcmp(numbers, tensor.data, 16) == 0);
       source->release();
     }
   }

@@ -59,8 +59,8 @@ class CheckBackend final : public ForwardingBackend {
     inner().seal();
     reference_->seal();
   }
-  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override {
-    return keep({inner().prepare_weights(kind, dtype, parts), reference_->prepare_weights(kind, dtype, parts)});
+  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places) override {
+    return keep({inner().prepare_weights(kind, dtype, parts, places), reference_->prepare_weights(kind, dtype, parts, places)});
   }
   Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override {
     return keep({inner().prepare_random_weights(kind, dtype, parts), reference_->prepare_random_weights(kind, dtype, parts)});

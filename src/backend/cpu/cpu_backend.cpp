@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "backend/call_recorder.h"
@@ -69,7 +70,7 @@ class CpuBackend final : public Backend {
     sealed_ = true;
     workspace_.seal();
   }
-  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) override;
+  Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places) override;
   Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override;
 
   void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override {
@@ -187,8 +188,12 @@ std::size_t CpuBackend::workspace_bytes(const OpLimits& limits) const {
   return sizeof(float) * static_cast<std::size_t>(limits.max_tokens * qkv + kLogitChunk * limits.vocab + pool_.num_threads() * per_thread);
 }
 
-Weight CpuBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts) {
+// A part that lies in a file is its mapping, whose pages come as they are packed: sooner if the kernel knows.
+Weight CpuBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places) {
   FG_CHECK(!sealed_, static_cast<int>(kind));
+  for (std::size_t i = 0; i < places.size(); ++i)
+    if (places[i].descriptor >= 0)
+      posix_fadvise(places[i].descriptor, static_cast<off_t>(places[i].offset), static_cast<off_t>(parts[i].bytes()), POSIX_FADV_WILLNEED);
   PackedMatrix matrix = packed_shape(kind, dtype, parts);
   matrix.data = memory_.allocate(matrix.bytes());
   pack(pool_, parts, matrix);
@@ -215,7 +220,7 @@ Weight CpuBackend::prepare_random_weights(WeightKind kind, DType dtype, std::spa
       }
     });
   }
-  return prepare_weights(kind, dtype, tensors);
+  return prepare_weights(kind, dtype, tensors, {});
 }
 
 void CpuBackend::run_embed(const EmbedArgs& args) {

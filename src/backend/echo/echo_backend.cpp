@@ -29,7 +29,7 @@ class EchoBackend final : public Backend {
   }
   std::size_t workspace_bytes(const OpLimits&) const override { return 0; }
   void seal() override { sealed_ = true; }
-  Weight prepare_weights(WeightKind kind, DType, std::span<const Tensor>) override {
+  Weight prepare_weights(WeightKind kind, DType, std::span<const Tensor>, std::span<const FilePlace>) override {
     check_failed(__FILE__, __LINE__, "echo reads no weights", check_values(static_cast<int>(kind)));
   }
   Weight prepare_random_weights(WeightKind kind, DType, std::span<const RandomPart>) override {
