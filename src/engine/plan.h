@@ -12,6 +12,7 @@ struct SchedulerLimits {
   std::int32_t prefill_idle = 0;  // of one that does not
   std::int32_t block_size = 0;    // tokens
   std::int32_t num_blocks = 0;    // of the pool
+  std::int32_t window = 0;        // tokens that a row sees in every layer, itself included; 0: there is a layer that sees all
 };
 
 // Records written for a drawn token, the finish event that may follow included.

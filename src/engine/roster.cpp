@@ -163,6 +163,15 @@ void Roster::finish(Sequence& sequence, FinishReason reason, std::uint64_t now_u
   }
 }
 
+// Where every layer has a window, what lies behind that of the next token is never read again: not by the step in flight, whose rows
+// come after the collected ones, nor by forks, which begin at the prompt's end. Penalties count all tokens of a sequence by its blocks.
+void Roster::drop_behind_window(Sequence& sequence, std::int32_t num_collected) {
+  const SamplingParams& params = sequence.request->request.sampling;
+  const bool counts_all = params.repetition_penalty != 1 || params.frequency_penalty != 0 || params.presence_penalty != 0;
+  if (limits_.window == 0 || sequence.table == kNoTable || counts_all) return;
+  kv_.drop_before(sequence.table, num_collected - limits_.window);
+}
+
 void Roster::drop_prompt(RequestState& request) {
   if (request.prompt_table == kNoTable) return;
   kv_.release(request.prompt_table);
@@ -351,6 +360,7 @@ void Roster::collect(const Step& step, std::uint64_t now_us) {
     if (row.draws) collect_token(step, row, now_us);
     Sequence& sequence = *row.sequence;
     if (!sequence.is_over() && sequence.is_cancelled) finish(sequence, FinishReason::kCancelled, now_us);
+    drop_behind_window(sequence, row.start + row.count);
   }
   // After all rows: one request may have several, and goes with the last. Only those that are over can go, which are few.
   std::vector<RequestState*> over;

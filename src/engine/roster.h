@@ -69,6 +69,7 @@ class Roster {
   void wait(Sequence& sequence);            // into the waiting list, holding nothing
   void give_up_holdings(Sequence& sequence);  // table, state slot, place in the lists
   void finish(Sequence& sequence, FinishReason reason, std::uint64_t now_us);
+  void drop_behind_window(Sequence& sequence, std::int32_t num_collected);
   void drop_prompt(RequestState& request);
   void drop_prompt_if_unneeded(RequestState& request);
   void forget_if_over(RequestState& request);

@@ -141,6 +141,7 @@ class Setup {
     limits_.prefill_busy = config_.max_prefill > 0 ? config_.max_prefill : has_gpu ? kPrefillBusyGpu : kPrefillBusyCpu;
     limits_.prefill_idle = config_.max_prefill > 0 ? config_.max_prefill : has_gpu ? kPrefillIdleGpu : kPrefillIdleCpu;
     limits_.block_size = config_.block_size;
+    limits_.window = model_.all_windowed() ? model_.window : 0;
     max_tokens_ = std::max(limits_.prefill_busy, limits_.prefill_idle) + limits_.max_batch;
   }
 

@@ -24,7 +24,7 @@ const KvCache::Table& KvCache::open_table(TableId table) const {
 std::span<const BlockId> KvCache::blocks(TableId table) const { return open_table(table).blocks; }
 
 std::int32_t KvCache::num_sole_blocks(TableId table) const {
-  const std::vector<BlockId>& blocks = open_table(table).blocks;
+  const std::span<const BlockId> blocks = open_table(table).held();
   return static_cast<std::int32_t>(
       std::count_if(blocks.begin(), blocks.end(), [&](BlockId block) { return pool_.count(block) == 1; }));
 }
@@ -33,6 +33,7 @@ std::int32_t KvCache::slot(TableId table, std::int32_t position) const {
   const std::vector<BlockId>& blocks = open_table(table).blocks;
   const auto block_idx = static_cast<std::size_t>(position / block_size_);
   FG_CHECK(position >= 0 && block_idx < blocks.size(), table, position, blocks.size());
+  FG_CHECK(block_idx >= open_table(table).num_dropped, table, position, open_table(table).num_dropped);
   return blocks[block_idx] * block_size_ + position % block_size_;
 }
 
@@ -55,10 +56,21 @@ void KvCache::reserve(TableId table, std::int64_t num_tokens) {
   while (blocks.size() < wanted) blocks.push_back(pool_.take());
 }
 
+void KvCache::drop_before(TableId table, std::int64_t num_tokens) {
+  Table& open = open_table(table);
+  if (num_tokens < block_size_ || open.blocks.empty()) return;
+  const auto end = std::min(static_cast<std::size_t>(num_tokens / block_size_), open.blocks.size() - 1);
+  if (end <= open.num_dropped) return;
+  for (std::size_t i = open.num_dropped; i < end; ++i) pool_.drop_holder(open.blocks[i]);
+  open.num_dropped = end;
+  std::fill_n(open.blocks.begin(), end, open.blocks[end]);
+}
+
 void KvCache::release(TableId table) {
   Table& closing = open_table(table);
-  for (BlockId block : closing.blocks) pool_.drop_holder(block);
+  for (BlockId block : closing.held()) pool_.drop_holder(block);
   closing.blocks.clear();
+  closing.num_dropped = 0;
   closing.is_open = false;
   closed_.push_back(table);
   --num_open_;
@@ -71,6 +83,7 @@ KvCache::Forked KvCache::fork(TableId source, std::int64_t num_tokens) {
   if (has_partial) {
     const std::vector<BlockId>& from = open_table(source).blocks;
     FG_CHECK(static_cast<std::size_t>(num_full) < from.size(), source, num_tokens);
+    FG_CHECK(static_cast<std::size_t>(num_full) >= open_table(source).num_dropped, source, num_tokens);
     const BlockCopy copy{from[static_cast<std::size_t>(num_full)], pool_.take()};
     open_table(forked.table).blocks.push_back(copy.to);
     forked.copy = copy;
@@ -83,9 +96,10 @@ TableId KvCache::hold(TableId source, std::int64_t num_tokens) {
   const std::vector<BlockId>& from = open_table(source).blocks;
   const auto num_held = static_cast<std::size_t>(blocks_for(num_tokens));
   FG_CHECK(num_held <= from.size(), source, num_tokens, from.size());
-  std::vector<BlockId>& to = open_table(table).blocks;
-  to.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(num_held));
-  for (BlockId block : to) pool_.add_holder(block);
+  Table& to = open_table(table);
+  to.num_dropped = std::min(open_table(source).num_dropped, num_held);
+  to.blocks.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(num_held));
+  for (BlockId block : to.held()) pool_.add_holder(block);
   return table;
 }
 
@@ -96,7 +110,8 @@ void KvCache::check() const {
   for (const Table& table : tables_) {
     num_open += table.is_open;
     FG_CHECK(table.is_open || table.blocks.empty(), table.blocks.size());
-    for (BlockId block : table.blocks) ++counts[static_cast<std::size_t>(block)];
+    FG_CHECK(table.num_dropped <= table.blocks.size(), table.num_dropped, table.blocks.size());
+    for (BlockId block : table.held()) ++counts[static_cast<std::size_t>(block)];
   }
   FG_CHECK(num_open == num_open_, num_open, num_open_);
   for (BlockId block = 0; block < num_blocks(); ++block)

@@ -3,11 +3,12 @@
 //   table of a sequence, block_size 4:   [ 7 | 2 | 9 ]        slot of token 5 = block 2, place 1 = 2 * 4 + 1
 //   fork at token 6:                     [ 7 | 5 ]  block 7 is shared, 2 -> 5 is a copy that the caller carries out
 //   hold of 6 tokens:                    [ 7 | 2 ]  nothing is copied; later tokens in block 2 are not the holder's
+//   drop before token 5:                 [ 2 | 2 ]  the first is free, or somebody else's; its entry is never read
 //
 // The scheduler asks the const members and plans; the engine then calls the others, which cannot fail: a plan
 // that needs more than there is aborts.
 //
-// Invariants: 1. free + held == pool; 2. a block's count is the number of tables that list it; 3. a token is written only
+// Invariants: 1. free + held == pool; 2. a block's count is the number of tables that hold it; 3. a token is written only
 // through a table that is the block's only writer: it lies beyond what any other table counts as its own.
 // Deals in ids, never bytes. Belongs to one thread, the engine's.
 #pragma once
@@ -52,6 +53,10 @@ class KvCache {
   TableId open();  // an empty table
   // Takes blocks until `num_tokens` fit.
   void reserve(TableId table, std::int64_t num_tokens);
+  // Gives up the blocks that lie wholly before token `num_tokens`: nobody will read them through this table again. The table keeps
+  // its length; entries of blocks given up name one that it still has, so that they stay addresses of the arena. At least the last
+  // block stays.
+  void drop_before(TableId table, std::int64_t num_tokens);
   // Gives up all blocks and the id itself.
   void release(TableId table);
   // A new table with the first `num_tokens` of `source`: full blocks shared, of a partial last one a copy.
@@ -68,7 +73,9 @@ class KvCache {
  private:
   struct Table {
     bool is_open = false;
+    std::size_t num_dropped = 0;  // the first ones, no longer held
     std::vector<BlockId> blocks;
+    std::span<const BlockId> held() const { return std::span(blocks).subspan(num_dropped); }
   };
   Table& open_table(TableId table);
   const Table& open_table(TableId table) const;

@@ -90,6 +90,40 @@ void check_random_weights(const std::string& backend) {
   compare_ways(config, 10, {1e-3});
 }
 
+// Three sequences that end 15 blocks long, in a pool of 20. Where what lies behind the window is given back, they fit beside each
+// other; where penalties need all tokens, they do not. The tokens are those of a roomy engine either way.
+void check_windowed(const std::string& backend, bool with_penalty) {
+  check_every_step = true;
+  TempDir dir;
+  write_windowed_config(dir.path(), 16);
+  EngineConfig config;
+  config.model = dir.path().string();
+  config.backend = backend;
+  config.dummy_weights = true;
+  config.dtype = "float32";
+  config.max_model_len = 128;
+  config.block_size = 8;
+  config.max_batch = 8;
+  config.kv_gb = 0.05;
+  std::mt19937_64 random(seed());
+  std::vector<Request> requests(3);
+  for (Request& request : requests) {
+    for (int i = 0; i < 10; ++i) request.prompt.push_back(static_cast<TokenId>(random() % kVocab));
+    request.sampling = {.temperature = 0, .repetition_penalty = with_penalty ? 1.3f : 1.0f, .max_tokens = 110, .ignore_eos = true, .num_logprobs = 2};
+  }
+  auto roomy = Engine::create(config);
+  const double block_gb = static_cast<double>(roomy->info().kv_bytes) / static_cast<double>(roomy->info().kv_tokens) * 8e-9;
+  const Answers expected = run_all(*roomy, requests);
+  check_idle(*roomy);
+  roomy.reset();
+  config.kv_gb = 20 * block_gb;
+  auto tight = Engine::create(config);
+  check_same(expected, run_all(*tight, requests), {1e-3}, true);
+  check_idle(*tight);
+  CHECK(tight->stats().num_blocks == 20);
+  CHECK((tight->stats().num_preemptions > 0) == with_penalty);
+}
+
 void check_smollm2(const std::string& backend, const std::string& dtype, const Closeness& closeness) {
   const auto folder = find_smollm2();
   if (!folder) FG_SKIP("SmolLM2 (scripts/get-model)");
@@ -104,6 +138,21 @@ void check_smollm2(const std::string& backend, const std::string& dtype, const C
 }  // namespace
 
 TEST_CASE("engine on cpu: random weights, alone or batched, in chunks with few blocks, late") { check_random_weights("cpu"); }
+
+TEST_CASE("engine on cpu: a window in every layer, alone or batched, in chunks with few blocks, late") {
+  TempDir dir;
+  write_windowed_config(dir.path(), 11);
+  EngineConfig config;
+  config.model = dir.path().string();
+  config.dummy_weights = true;
+  config.dtype = "float32";
+  compare_ways(config, 10, {1e-3});
+}
+
+TEST_CASE("engine on cpu: blocks behind the window are given back, unless penalties count their tokens") {
+  for (const char* backend : {"cpu", "late"})
+    for (const bool with_penalty : {false, true}) check_windowed(backend, with_penalty);
+}
 
 TEST_CASE("engine on cpu: SmolLM2, alone or batched, in chunks with few blocks, late") { check_smollm2("cpu", "float32", {2e-3}); }
 

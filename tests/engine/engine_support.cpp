@@ -19,6 +19,15 @@ void write_config(const std::filesystem::path& folder) {
                                         << kEosId << "}\n";
 }
 
+void write_windowed_config(const std::filesystem::path& folder, std::int32_t window) {
+  write_config(folder);
+  std::string text = read_file(folder / "config.json");
+  const auto replace = [&](const std::string& from, const std::string& to) { text.replace(text.find(from), from.size(), to); };
+  replace("LlamaForCausalLM", "MistralForCausalLM");
+  replace("\"llama\"", "\"mistral\", \"sliding_window\": " + std::to_string(window));
+  std::ofstream(folder / "config.json") << text;
+}
+
 bool has_gpu() {
   try {
     make_backend("cuda", {});

@@ -18,6 +18,8 @@ inline constexpr std::int32_t kMaxPositions = 512;
 
 // A folder whose config.json is a tiny Llama; echo and dummy weights need no more.
 void write_config(const std::filesystem::path& folder);
+// The same with a window in every layer.
+void write_windowed_config(const std::filesystem::path& folder, std::int32_t window);
 
 // Whether backend "cuda" would work here; what stands against it goes to the log.
 bool has_gpu();

@@ -18,6 +18,7 @@ class NaiveModel {
     bytes_.assign(static_cast<std::size_t>(kv.num_blocks() * kv.block_size()), -1);
   }
   std::map<TableId, std::vector<int>> tables;
+  std::map<TableId, std::size_t> dropped;  // tokens at the beginning that nobody may read any more
 
   void write(TableId table, int token) {
     std::vector<int>& tokens = tables[table];
@@ -29,11 +30,13 @@ class NaiveModel {
     for (std::size_t i = 0; i < size; ++i)
       bytes_[static_cast<std::size_t>(copy.to) * size + i] = bytes_[static_cast<std::size_t>(copy.from) * size + i];
   }
+  std::size_t first(TableId table) const { return dropped.contains(table) ? dropped.at(table) : 0; }
   void check() const {
     std::set<BlockId> held;
     for (const auto& [table, tokens] : tables) {
-      for (std::size_t i = 0; i < tokens.size(); ++i) REQUIRE(bytes_[slot(table, i)] == tokens[i]);
-      held.insert(kv_.blocks(table).begin(), kv_.blocks(table).end());
+      for (std::size_t i = first(table); i < tokens.size(); ++i) REQUIRE(bytes_[slot(table, i)] == tokens[i]);
+      const auto live = kv_.blocks(table).subspan(std::min(first(table) / static_cast<std::size_t>(kv_.block_size()), kv_.blocks(table).size()));
+      held.insert(live.begin(), live.end());
     }
     CHECK(static_cast<std::int32_t>(held.size()) + kv_.num_free_blocks() == kv_.num_blocks());
     CHECK(kv_.num_tables() == static_cast<std::int32_t>(tables.size()));
@@ -57,7 +60,7 @@ TEST_CASE("kv_cache: random use agrees with a naive model") {
     const auto any_table = [&] { return std::next(model.tables.begin(), static_cast<std::ptrdiff_t>(random() % model.tables.size()))->first; };
     std::set<TableId> held;  // by hold: not written through
     for (int turn = 0; turn < 3000; ++turn) {
-      const std::uint64_t action = random() % 10;
+      const std::uint64_t action = random() % 11;
       if (model.tables.empty() || action == 0) {
         model.tables[kv.open()];
       } else if (action == 1) {
@@ -66,10 +69,12 @@ TEST_CASE("kv_cache: random use agrees with a naive model") {
         kv.release(table);
         CHECK(kv.num_free_blocks() == free_before + sole);
         model.tables.erase(table);
+        model.dropped.erase(table);
         held.erase(table);
       } else if (action <= 3) {
         const TableId source = any_table();
-        const std::size_t length = random() % (model.tables[source].size() + 1);
+        // Not within what is dropped: nothing there is anybody's any more.
+        const std::size_t length = model.first(source) + random() % (model.tables[source].size() + 1 - model.first(source));
         const bool needs_block = action == 2 && length % static_cast<std::size_t>(block_size) != 0;
         if (needs_block && kv.num_free_blocks() == 0) continue;
         const KvCache::Forked forked = action == 2 ? kv.fork(source, static_cast<std::int64_t>(length))
@@ -79,6 +84,14 @@ TEST_CASE("kv_cache: random use agrees with a naive model") {
         if (action == 3) held.insert(forked.table);
         const std::vector<int>& tokens = model.tables[source];
         model.tables[forked.table] = std::vector<int>(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(length));
+        model.dropped[forked.table] = model.first(source);
+      } else if (action == 10) {
+        const TableId table = any_table();
+        const std::size_t num_blocks = kv.blocks(table).size(), size = static_cast<std::size_t>(block_size);
+        const std::size_t before = random() % (model.tables[table].size() + 2);
+        kv.drop_before(table, static_cast<std::int64_t>(before) - 1);
+        if (before == 0 || num_blocks == 0) continue;
+        model.dropped[table] = std::max(model.first(table), std::min((before - 1) / size, num_blocks - 1) * size);
       } else {
         const TableId table = any_table();
         const auto wanted = static_cast<std::int64_t>(model.tables[table].size() + 1 + random() % 5);
@@ -91,6 +104,31 @@ TEST_CASE("kv_cache: random use agrees with a naive model") {
       model.check();
     }
   }
+}
+
+TEST_CASE("kv_cache: blocks behind a window are given up, their entries stay addresses, and forks do without them") {
+  KvCache kv(8, 4);
+  const TableId table = kv.open();
+  kv.reserve(table, 18);
+  CHECK(kv.num_free_blocks() == 3);
+  kv.drop_before(table, 11);  // tokens 8 to 10 share a block with 11
+  CHECK(kv.num_free_blocks() == 5);
+  CHECK(kv.num_sole_blocks(table) == 3);
+  CHECK(kv.blocks(table).size() == 5);
+  CHECK(kv.blocks(table)[0] == kv.blocks(table)[2]);
+  kv.drop_before(table, 3);  // nothing comes back
+  kv.drop_before(table, -5);
+  CHECK(kv.num_free_blocks() == 5);
+  const KvCache::Forked forked = kv.fork(table, 14);
+  CHECK(forked.copy->from == kv.blocks(table)[3]);
+  CHECK(kv.num_free_blocks() == 4);
+  kv.release(table);
+  CHECK(kv.num_free_blocks() == 6);  // the fork holds block 2 of the old table and its copy
+  kv.drop_before(forked.table, 1000);
+  CHECK(kv.num_free_blocks() == 7);  // the last one stays
+  kv.release(forked.table);
+  CHECK(kv.num_free_blocks() == 8);
+  kv.check();
 }
 
 TEST_CASE("kv_cache: a fork shares full blocks and copies the partial one") {

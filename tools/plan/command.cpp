@@ -109,8 +109,11 @@ std::vector<std::string> what_does_not_fit(const PlanInput& input, const MemoryP
 void print_windows(const PlanInput& input, std::int64_t length) {
   const double unread = unread_share(input.model, length);
   if (unread <= 0) return;
-  fmt::print("  windows of {} tokens in {}: at {} tokens {:.0f} % of the KV is behind them and never read again, yet stays\n", input.model.window,
-             input.model.all_windowed() ? "every layer" : "some layers", length, 100 * unread);
+  const bool all = input.model.all_windowed();
+  fmt::print("  windows of {} tokens in {}: at {} tokens {:.0f} % of the KV is behind them and never read again; {}\n", input.model.window,
+             all ? "every layer" : "some layers", length, 100 * unread,
+             all ? "it is given back while the sequence runs, though a prompt is admitted only where all of it fits"
+                 : "it stays, because a block holds all layers");
 }
 
 void print_lengths(const Options& options, const PlanInput& input, const MemoryPlan& memory) {
