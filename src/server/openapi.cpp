@@ -108,7 +108,8 @@ constexpr std::string_view kSchemas = R"json(
   "usage": {"$ref": "#/components/schemas/Usage"}, "choices": {"type": "array", "minItems": 1, "items": {"type": "object",
     "required": ["index", "message", "logprobs", "finish_reason"], "properties": {"index": {"type": "integer"},
     "finish_reason": {"enum": ["stop", "length"]}, "stop_reason": {"const": "timeout"}, "logprobs": {"type": ["object", "null"]},
-    "message": {"type": "object", "required": ["role", "content"], "properties": {"role": {"const": "assistant"}, "content": {"type": "string"}}}}}}}},
+    "message": {"type": "object", "required": ["role", "content"], "properties": {"role": {"const": "assistant"}, "content": {"type": "string"},
+      "reasoning_content": {"type": "string"}}}}}}}},
 "Completion": {"type": "object", "required": ["id", "object", "created", "model", "choices", "usage"], "properties": {
   "id": {"type": "string"}, "object": {"const": "text_completion"}, "created": {"type": "integer"}, "model": {"type": "string"},
   "usage": {"$ref": "#/components/schemas/Usage"}, "choices": {"type": "array", "minItems": 1, "items": {"type": "object",

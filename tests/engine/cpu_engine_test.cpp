@@ -162,6 +162,7 @@ TEST_CASE("engine on cuda: alone or batched, in chunks with few blocks, with and
   if (!has_gpu()) FG_SKIP("a GPU");
   SUBCASE("random weights") { check_random_weights("cuda"); }
   SUBCASE("random weights, each op compared with the CPU's") { check_random_weights("check"); }
+  SUBCASE("blocks behind a window are given back") { check_windowed("cuda", false); }
   SUBCASE("SmolLM2 in float32") { check_smollm2("cuda", "float32", {2e-3}); }
   SUBCASE("SmolLM2 in bfloat16") { check_smollm2("cuda", "bfloat16", {0.1, 0.02}); }
 }
