@@ -50,6 +50,10 @@ constexpr std::string_view kPaths = R"json(
   "200": {"$ref": "#/components/responses/Health"}, "503": {"$ref": "#/components/responses/Health"}}}},
 "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus' text format", "responses": {
   "200": {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}, "default": {"$ref": "#/components/responses/Error"}}}},
+"/debug/trace": {"get": {"operationId": "trace", "summary": "What the threads did lately, in Chrome's trace format",
+  "parameters": [{"name": "ms", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 600000, "default": 500}}],
+  "responses": {"200": {"description": "A trace", "content": {"application/json": {"schema": {"type": "object", "required": ["traceEvents"]}}}},
+    "default": {"$ref": "#/components/responses/Error"}}}},
 "/version": {"get": {"operationId": "version", "summary": "The server's version", "responses": {
   "200": {"description": "The version", "content": {"application/json": {"schema": {"type": "object", "required": ["version"],
       "properties": {"version": {"type": "string"}}}}}}, "default": {"$ref": "#/components/responses/Error"}}}}

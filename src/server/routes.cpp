@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
 #include <cmath>
 
 #include <fmt/format.h>
 
 #include "base/json_writer.h"
+#include "base/trace.h"
 #include "server/health.h"
 #include "server/metrics_text.h"
 #include "server/openapi.h"
@@ -15,6 +17,8 @@
 namespace fastgen::server {
 
 namespace {
+
+constexpr std::uint64_t kTraceMs = 500, kMaxTraceMs = 600'000;
 
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -102,6 +106,18 @@ HttpAnswer show_version() {
   return answer;
 }
 
+// The flight recorder's last ?ms=500 milliseconds, as ui.perfetto.dev shows them.
+HttpAnswer show_trace(const HttpRequest& request) {
+  const std::string_view text = request.query("ms");
+  std::uint64_t ms = kTraceMs;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), ms);
+  if (!text.empty() && (error != std::errc() || end != text.data() + text.size() || ms < 1 || ms > kMaxTraceMs))
+    throw bad_field("ms", fmt::format("expected a number between 1 and {}", kMaxTraceMs));
+  HttpAnswer answer;
+  answer.body = recent_trace(ms);
+  return answer;
+}
+
 HttpAnswer show_openapi() {
   HttpAnswer answer;
   answer.body = openapi_document();
@@ -117,6 +133,7 @@ struct Entry {
   bool needs_model;
   Work work;                               // where `show` is null
   HttpAnswer (*show)(const ServerState&);
+  HttpAnswer (*show_for)(const HttpRequest&) = nullptr;  // where the answer depends on the request
 };
 
 constexpr std::array kEntries = {
@@ -131,6 +148,7 @@ constexpr std::array kEntries = {
     Entry{"/health/ready", Route::kHealth, "GET", false, {}, show_ready},
     Entry{"/metrics", Route::kMetrics, "GET", false, {}, show_metrics},
     Entry{"/version", Route::kVersion, "GET", false, {}, [](const ServerState&) { return show_version(); }},
+    Entry{"/debug/trace", Route::kDebug, "GET", false, {}, nullptr, show_trace},
     Entry{"/openapi.json", Route::kOpenApi, "GET", false, {}, [](const ServerState&) { return show_openapi(); }},
 };
 
@@ -168,7 +186,7 @@ const Entry* find_entry(std::string_view path) {
       throw ApiError(404, std::string(absent.instead), "", "path_not_found");
   throw ApiError(404,
                  fmt::format("no such path: {}; there are POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize, GET "
-                             "/v1/models, /v1/models/ID, /tokenizer_info, /health, /metrics, /version and /openapi.json",
+                             "/v1/models, /v1/models/ID, /tokenizer_info, /health, /metrics, /debug/trace, /version and /openapi.json",
                              request.target.substr(0, 200)),
                  "", "path_not_found");
 }
@@ -192,6 +210,7 @@ std::variant<HttpAnswer, Work> route(const ServerState& state, const HttpRequest
   if (entry->needs_model && !state.is_loaded()) throw loading();
   if (one_model) return show_model(state, percent_decode(std::string_view(path).substr(kModelPrefix.size())));
   if (entry->show != nullptr) return entry->show(state);
+  if (entry->show_for != nullptr) return entry->show_for(request);
   require_json(request);
   return entry->work;
 }

@@ -1,10 +1,17 @@
-"""Real clients from PyPI: openai's async client and streaming helpers, langchain; every answer checked strictly against openai's types."""
+"""Real clients from PyPI: openai's async client and streaming helpers, langchain, lm-eval; every answer checked strictly against openai's types."""
 
 import asyncio
 import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
 
+import echo_check
 import httpx
 import pytest
+from conftest import TINY_CONFIG
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -120,6 +127,58 @@ def test_langchain(echo):
     answer = chat.invoke([("system", "Be brief."), ("human", "Hello")])
     assert answer.content and answer.usage_metadata["output_tokens"] == 16
     assert "".join(chunk.content for chunk in chat.stream([("system", "Be brief."), ("human", "Hello")])) == answer.content
+
+
+LM_EVAL_TASK = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{question}}}}"
+{more}
+"""
+
+
+def test_lm_eval(echo, tmp_path):
+    """local-completions with our tokenizer over HTTP: every loglikelihood that it gets is what echo's function says."""
+    command = shutil.which("lm-eval", path=pathlib.Path(sys.executable).parent)
+    if command is None:
+        pytest.skip("lacks lm-eval")
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"question": f"Number {i}: the word is", "choices": [" a", " bb cc", " d\u00e9"], "answer": i % 3}) + "\n" for i in range(8)))
+    ranked = "doc_to_choice: choices\ndoc_to_target: answer\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]"
+    free = ("doc_to_target: '{{answer}}'\ngeneration_kwargs: {until: ['\\n'], max_gen_toks: 16, do_sample: false}\n"
+            "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]")  # fmt: skip
+    for name, kind, more in [("fg_ranked", "multiple_choice", ranked), ("fg_free", "generate_until", free)]:
+        (tmp_path / f"{name}.yaml").write_text(LM_EVAL_TASK.format(name=name, kind=kind, data=data, more=more))
+    arguments = f"base_url={echo.url}/v1/completions,model=m,tokenizer_backend=remote,num_concurrent=4,max_retries=1"
+    run = subprocess.run(
+        [command, "run", "--model", "local-completions", "--model_args", arguments, "--include_path", tmp_path, "--tasks", "fg_ranked,fg_free",
+         "--output_path", tmp_path / "out", "--log_samples"],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_CACHE": str(tmp_path / "hf")},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+
+    def samples(task):
+        (path,) = (tmp_path / "out").rglob(f"samples_{task}_*.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def ids(text):
+        return raw(echo, "/tokenize", prompt=text, add_special_tokens=False).json()["tokens"]
+
+    checked = 0
+    for sample in samples("fg_ranked"):
+        for argument, ((logprob, _),) in zip(sample["arguments"].values(), sample["resps"], strict=True):
+            prompt, whole = ids(argument["arg_0"]), ids(argument["arg_0"] + argument["arg_1"])
+            context, expected = echo_check.Context(whole[: len(prompt)]), 0
+            for token in whole[len(prompt) :]:
+                expected += context.logprob(token, TINY_CONFIG["vocab_size"])
+                context.push(token)
+            assert abs(float(logprob) - expected) < 1e-3, (argument, logprob, expected)
+            checked += 1
+    assert checked == 24 and len(samples("fg_free")) == 8
 
 
 # ---- what clients see beside the answer

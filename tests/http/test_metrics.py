@@ -132,3 +132,17 @@ def test_refusals_by_reason(tiny_model):
 def test_head(echo, path):
     answer = httpx.head(echo.url + path)
     assert answer.status_code == 200 and answer.text == "" and int(answer.headers["content-length"]) > 10
+
+
+def test_trace(echo):
+    """The flight recorder: what was asked just now is in it, on the threads that did it."""
+    httpx.post(echo.url + "/v1/completions", json={"prompt": "x", "max_tokens": 20, "ignore_eos": True})
+    answer = httpx.get(echo.url + "/debug/trace?ms=60000")
+    assert answer.status_code == 200
+    events = answer.json()["traceEvents"]
+    names = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert "io 0" in names and len(names) >= 2, names
+    spans = [event for event in events if event.get("ph") == "X"]
+    assert len(spans) > 20 and all(event["dur"] >= 0 for event in spans)
+    for bad in ("0", "x", "-5", "1e9", ""):
+        assert httpx.get(echo.url + "/debug/trace?ms=" + bad).status_code == (200 if bad == "" else 400)
