@@ -47,7 +47,7 @@ struct OneByOne {
 
 TEST_CASE("priority: what waits goes by priority, the same priority by arrival") {
   OneByOne one("slow:20:echo");
-  one.submit(0, 0, 10);
+  one.submit(0, 0, 40);
   std::this_thread::sleep_for(std::chrono::milliseconds(60));  // it runs, the others wait for it
   one.submit(1, 7, 1);
   one.submit(2, 0, 1);
@@ -64,17 +64,18 @@ TEST_CASE("priority: one unit is overtaken for a second, not for ever") {
   one.submit(1000, 0, 4);
   const std::uint64_t start = now_us();
   one.submit(1, 1, 1);
-  // A flood of better ones, never fewer than three waiting, for three seconds.
+  // A flood of better ones, never fewer than three waiting, for ten seconds at most.
   std::uint64_t next = 2, done_us = 0;
   int num_waiting = 1;
-  while (done_us == 0 && now_us() - start < 3'000'000) {
+  while (done_us == 0 && now_us() - start < 10'000'000) {
     for (; num_waiting < 4; ++num_waiting) one.submit(next++, 0, 1);
     const std::uint64_t tag = one.next_finished();
     num_waiting -= tag != 1000;
     if (tag == 1) done_us = now_us() - start;
   }
   CHECK(done_us > 900'000);
-  CHECK(done_us < 2'000'000);
+  CHECK(done_us > 0);
+  CHECK(done_us < 5'000'000);
 }
 
 TEST_CASE("stats: a step that takes its time shows as silence, and steps are counted by size") {
