@@ -218,6 +218,8 @@ int serve(Flags& flags) {
     ~Drained() { server.drain(0); }
   } drained{server};
   const std::shared_ptr<const Tokenizer> words = tokenizer.get();
+  if (words->vocab_size() > engine->info().vocab)
+    log_warn("the tokenizer has {} tokens, the model {}: prompts with one of the others are refused", words->vocab_size(), engine->info().vocab);
   const bool thinks = flags.reasoning_format == "always" || words->find("</think>").has_value();
   server.attach(*engine, {words, chat_template, thinks && flags.reasoning_format != "none"});
   signals.arm();
