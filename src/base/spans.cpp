@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include "base/check.h"
 
@@ -32,6 +33,7 @@ constexpr std::array<SpanInfo, static_cast<std::size_t>(SpanKind::kCount)> kInfo
 // A record is five words, each atomic, so that a reader may look while the owner writes:
 //   start_ns | end_ns | id | kind, numbers[0] | numbers[1], numbers[2]
 constexpr std::size_t kWords = 5;
+constexpr std::size_t kThreadNameBytesMax = 15;  // the kernel's
 using Words = std::array<std::uint64_t, kWords>;
 
 std::uint64_t pair(std::uint32_t low, std::int32_t high) {
@@ -170,7 +172,10 @@ const SpanInfo& span_info(SpanKind kind) {
 
 void record_span(const Span& span) { thread_entry().ring.push(span); }
 
-void name_thread(const std::string& name) { recorder().name(thread_entry(), name); }
+void name_thread(const std::string& name) {
+  recorder().name(thread_entry(), name);
+  pthread_setname_np(pthread_self(), name.substr(0, kThreadNameBytesMax).c_str());
+}
 
 std::vector<ThreadSpans> recorded_spans(std::uint64_t from_ns, std::uint64_t to_ns) { return recorder().read(from_ns, to_ns); }
 

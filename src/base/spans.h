@@ -58,7 +58,7 @@ inline constexpr std::size_t kSpansPerThread = 8192;
 
 // Into the calling thread's ring.
 void record_span(const Span& span);
-// What the calling thread is called in traces; other threads are "thread N".
+// What the calling thread is called in traces, and by the system (ps, top -H); in traces other threads are "thread N".
 void name_thread(const std::string& name);
 
 struct ThreadSpans {
