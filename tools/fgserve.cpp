@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/flight_file.h"
 #include "base/log.h"
 #include "base/model_folder.h"
 #include "base/step_trace.h"
@@ -224,12 +225,16 @@ int serve(Flags& flags) {
   server.attach(*engine, {words, chat_template, thinks && flags.reasoning_format != "none"});
   signals.arm();
   print_banner(flags, engine->info(), server);
-  bool failed = false;
+  bool failed = false, stalled = false;
   while (!signals.stop_asked() && !failed) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    failed = engine->stats().failed;
+    const EngineStats stats = engine->stats();
+    failed = stats.failed;
+    const bool was_stalled = std::exchange(stalled, static_cast<double>(stats.silent_us) > flags.server.config.stall_s * 1e6);
+    if (stalled && !was_stalled) write_flight_file("stall");
   }
   if (failed) {
+    write_flight_file("failure");
     // Streams have ended with an error event already; whoever asks for /health sees 503 before the port closes.
     log_error("the engine failed, stopping");
     std::this_thread::sleep_for(kFailedLinger);

@@ -86,10 +86,23 @@ class SpanRing {
 
   std::uint64_t head() const { return head_.load(std::memory_order_acquire); }
 
+  // The innermost open span: its start and kind in one word, 0 for none. Only the owner sets it; a reader needs nothing but the word.
+  std::uint64_t open() const { return open_.load(std::memory_order_relaxed); }
+  void set_open(std::uint64_t word) { open_.store(word, std::memory_order_relaxed); }
+
  private:
   std::unique_ptr<std::atomic<std::uint64_t>[]> words_{new std::atomic<std::uint64_t>[kSpansPerThread * kWords]()};
   std::atomic<std::uint64_t> head_{0};
+  std::atomic<std::uint64_t> open_{0};
 };
+
+std::uint64_t open_word(SpanKind kind, std::uint64_t start_ns) { return start_ns << 8 | static_cast<std::uint64_t>(kind); }
+
+// What hangs shows by its open span, which no record tells of yet.
+void add_open(std::uint64_t word, std::uint64_t to_ns, std::vector<Span>& spans) {
+  const std::uint64_t start_ns = word >> 8, now = now_ns();
+  if (word != 0 && start_ns <= to_ns && start_ns <= now) spans.push_back({static_cast<SpanKind>(word & 0xFF), start_ns, now, 0, {}});
+}
 
 struct Entry {
   SpanRing ring;
@@ -128,6 +141,7 @@ class Recorder {
       const Entry& entry = *entries_[i];
       ThreadSpans thread{entry.name.empty() ? fmt::format("thread {}", i + 1) : entry.name, static_cast<std::int32_t>(i + 1),
                          entry.ring.read(entry.first, from_ns, to_ns)};
+      add_open(entry.ring.open(), to_ns, thread.spans);
       if (!thread.spans.empty()) threads.push_back(std::move(thread));
     }
     return threads;
@@ -185,13 +199,18 @@ void SpanScope::open(SpanKind kind, std::uint64_t now) {
   span_.kind = kind;
   span_.start_ns = now;
   is_open_ = true;
+  SpanRing& ring = thread_entry().ring;
+  around_ = ring.open();
+  ring.set_open(open_word(kind, now));
   if (const RangeHooks* hooks = range_hooks.load(std::memory_order_acquire)) hooks->begin(span_info(kind).name);
 }
 
 void SpanScope::close(std::uint64_t now) {
   span_.end_ns = now;
   is_open_ = false;
-  record_span(span_);
+  SpanRing& ring = thread_entry().ring;
+  ring.push(span_);
+  ring.set_open(around_);
   if (const RangeHooks* hooks = range_hooks.load(std::memory_order_acquire)) hooks->end();
 }
 

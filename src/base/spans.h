@@ -66,7 +66,7 @@ struct ThreadSpans {
   std::int32_t thread_idx = 0;
   std::vector<Span> spans;  // in the order in which they ended
 };
-// Of all threads that recorded, those spans that overlap [from_ns, to_ns]. Any thread.
+// Of all threads that recorded, those spans that overlap [from_ns, to_ns]; one that is still open ends now. Any thread.
 std::vector<ThreadSpans> recorded_spans(std::uint64_t from_ns, std::uint64_t to_ns);
 
 // Told of every SpanScope that opens and closes, on its thread: how a backend shows them to a profiler of its own (NVTX).
@@ -101,6 +101,7 @@ class SpanScope {
   void close(std::uint64_t now);
 
   Span span_;
+  std::uint64_t around_ = 0;  // the thread's open span before this one
   bool is_open_ = false;
 };
 

@@ -44,17 +44,17 @@ std::int32_t steps_of_environment() {
   return kDefaultSteps;
 }
 
-std::string file_by_time() {
+}  // namespace
+
+std::string trace_file_name(const char* word) {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
   gmtime_r(&now, &parts);
   std::array<char, 32> text{};
   std::strftime(text.data(), text.size(), "%Y%m%d-%H%M%S", &parts);
   const char* folder = std::getenv("FG_PROFILE_DIR");
-  return fmt::format("{}/fastgen-{}-{}.trace.json", folder ? folder : ".", text.data(), getpid());
+  return fmt::format("{}/fastgen-{}-{}-{}.trace.json", folder ? folder : ".", text.data(), getpid(), word);
 }
-
-}  // namespace
 
 void request_step_trace() { asked.store(1, std::memory_order_relaxed); }
 
@@ -80,7 +80,7 @@ void StepTracer::begin() {
   {
     const std::lock_guard lock(mutex);
     num_wanted_ = by == 2 ? wish.num_steps : steps_of_environment();
-    file_ = by == 2 ? wish.file : file_by_time();
+    file_ = by == 2 ? wish.file : trace_file_name("steps");
   }
   log_info("tracing the next {} steps", num_wanted_);
   has_device_ = device_tracer() != nullptr && device_tracer()->start();

@@ -9,8 +9,10 @@
 
 namespace fastgen {
 
-// The process's answer to SIGUSR2: $FG_PROFILE_ITERS steps (8) into a file named by time in $FG_PROFILE_DIR (the working
-// directory); the log says its name. Any thread, also from a signal handler. Asked again before those are over, it does nothing.
+// "FOLDER/fastgen-20241124-101500-PID-WORD.trace.json": by time in $FG_PROFILE_DIR, or else the working directory.
+std::string trace_file_name(const char* word);
+
+// The process's answer to SIGUSR2: $FG_PROFILE_ITERS steps (8) into trace_file_name; the log says its name. Any thread, also from a signal handler. Asked again before those are over, it does nothing.
 void request_step_trace();
 // The same with a number and a file of one's own. num_steps >= 1. Not from a signal handler.
 void request_step_trace(std::int32_t num_steps, std::string file);

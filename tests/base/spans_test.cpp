@@ -36,6 +36,27 @@ TEST_CASE("a scope's spans come back under the thread's name, in order and back 
   CHECK(spans[1].end_ns <= spans[2].start_ns);
 }
 
+TEST_CASE("what is open shows as far as it has come, the innermost alone") {
+  std::thread([] {
+    name_thread("open");
+    const SpanScope outer(SpanKind::kCollect);
+    {
+      const SpanScope inner(SpanKind::kWrite);
+      const std::vector<Span> spans = spans_of("open");
+      REQUIRE(spans.size() == 1);
+      CHECK(spans[0].kind == SpanKind::kWrite);
+      CHECK(spans[0].start_ns == inner.start_ns());
+      CHECK(spans[0].end_ns >= inner.start_ns());
+    }
+    const std::vector<Span> spans = spans_of("open");
+    REQUIRE(spans.size() == 2);
+    CHECK(spans[0].kind == SpanKind::kWrite);
+    CHECK(spans[1].kind == SpanKind::kCollect);
+    CHECK(spans_of("open", 0, outer.start_ns() - 1).empty());
+  }).join();
+  CHECK(spans_of("open").size() == 2);
+}
+
 TEST_CASE("every field survives, and a range picks the spans that overlap it") {
   const Span step{SpanKind::kStep, 100, 200, 0xFEDCBA9876543210, {-1, 2'000'000'000, -2'000'000'000}};
   std::thread([&] {

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -57,7 +58,7 @@ class Server:
     def __init__(self, *args, port=0, env=None, wait_s=60):
         command = [str(binary()), *map(str, args), "--port", str(port)]
         # The address sanitizer keeps freed memory for a while, 256 MB unless told: the tests' memory bounds are tighter.
-        environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", **os.environ, **(env or {})}
+        environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", "FG_PROFILE_DIR": tempfile.gettempdir(), **os.environ, **(env or {})}
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
         )

@@ -6,6 +6,7 @@ import signal
 import time
 
 import httpx
+import pytest
 from conftest import Server
 
 
@@ -52,3 +53,34 @@ def test_sigusr2_writes_the_next_steps(tiny_model, tmp_path):
                 ends.append(event["ts"] + event["dur"])
         complete(server)  # and it goes on
         server.check_end()
+
+
+def events_of(answer):
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("application/json")
+    return answer.json()["traceEvents"]
+
+
+def test_the_flight_recorder_over_http(echo):
+    complete(echo)
+    events = events_of(httpx.get(echo.url + "/debug/trace?ms=60000"))
+    assert {"plan", "launch", "collect", "parse", "tokenize", "write"} <= {event["name"] for event in events if event.get("cat") == "host"}
+    assert {"engine", "io 0"} <= {event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    finished = [event for event in events if event.get("cat") == "request" and event["name"] == "decode" and event["ph"] == "b"]
+    assert any(event["args"]["output_tokens"] == 40 and event["args"]["prompt_tokens"] == 3 for event in finished)
+    time.sleep(0.3)
+    assert not [e for e in events_of(httpx.get(echo.url + "/debug/trace?ms=100")) if e.get("cat") in ("step", "request")]
+    events_of(httpx.get(echo.url + "/debug/trace"))
+    for bad in ("0", "-5", "x", "1e3", "99999999999", "5x"):
+        answer = httpx.get(echo.url + f"/debug/trace?ms={bad}")
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "ms"
+    assert httpx.post(echo.url + "/debug/trace").status_code == 405
+
+
+def test_a_stall_writes_what_hangs(tiny_model, tmp_path):
+    environment = {"FG_PROFILE_DIR": str(tmp_path)}
+    with Server(tiny_model, "--backend", "stall-after:5:echo", "--kv-gb", "0.1", "--stall-s", "1", env=environment) as server:
+        with pytest.raises(httpx.HTTPError):
+            httpx.post(server.url + "/v1/completions", json={"prompt": [5], "max_tokens": 40, "ignore_eos": True}, timeout=3)
+        found = wait_for_line(server, r"stall: .* is in (\S+)")
+        engine = [event for event in json.loads(open(found[1]).read())["traceEvents"] if event.get("cat") == "host" and event["dur"] > 500_000]
+        assert engine, "the open span of the engine thread is not there"
