@@ -66,3 +66,25 @@ TEST_CASE("engine: a failing backend ends every choice with kError, and every la
     CHECK(stats.num_free_blocks == stats.num_blocks);
   }
 }
+
+TEST_CASE("engine: fail-after fails in the step it names, captured or not") {
+  TempDir dir;
+  write_config(dir.path());
+  for (const std::int32_t num_graphs : {0, 16}) {
+    EngineConfig config = echo_engine(dir.path(), "fail-after:9:echo");
+    config.num_graphs = num_graphs;
+    auto engine = Engine::create(config);
+    Request request;
+    request.prompt = {4, 5, 6, 7};
+    request.sampling = {.max_tokens = 50, .ignore_eos = true};
+    const Answer answer = run_all(*engine, {request}).at({0, 0});
+    CHECK(answer.reason == FinishReason::kError);
+    CHECK(engine->stats().failed);
+    // Step 10 is launched before step 9 is collected, so that the ninth token is lost with it.
+    CHECK(answer.tokens.size() >= 8);
+    CHECK(answer.tokens.size() <= 9);
+    Request twin = request;
+    const std::vector<TokenId> expected = expected_echo(twin, 0).tokens;
+    CHECK(std::equal(answer.tokens.begin(), answer.tokens.end(), expected.begin()));
+  }
+}
