@@ -27,6 +27,9 @@ constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 // A peer that has vanished without a word (a cable, a sleeping laptop) is given up after about a minute and a half.
 constexpr int kKeepIdleS = 30, kKeepIntervalS = 10, kKeepCount = 6, kUserTimeoutMs = 90'000;
 
+// What the kernel keeps unsent for a slow reader; it would grow to megabytes each. The rest stays ours, where tokens are merged.
+constexpr int kMaxUnsentBytes = 64 << 10;
+
 void set_options(int fd) {
   const auto set = [&](int level, int name, int value) { ::setsockopt(fd, level, name, &value, sizeof(value)); };
   // On a Unix socket these fail, and are not needed.
@@ -36,6 +39,7 @@ void set_options(int fd) {
   set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepIntervalS);
   set(IPPROTO_TCP, TCP_KEEPCNT, kKeepCount);
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, kUserTimeoutMs);
+  set(IPPROTO_TCP, TCP_NOTSENT_LOWAT, kMaxUnsentBytes);
 }
 
 constexpr std::size_t kTlsPiece = 16 << 10;  // a TLS record holds no more

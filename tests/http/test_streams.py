@@ -4,8 +4,12 @@ import asyncio
 import json
 import os
 import random
+import re
+import socket
+import time
 
 import echo_check
+import httpx
 from conftest import TINY_CONFIG
 
 VOCAB = TINY_CONFIG["vocab_size"]
@@ -101,3 +105,45 @@ def test_slow_reader_is_cancelled(tiny_model):
             connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
             health = server.wait_idle(60)  # nothing is read
             assert health["tickets_in_use"] == 0 and health["running"] == 0, health
+
+
+def test_a_slow_reader_gets_everything_in_fewer_events(tiny_model):
+    """Its socket is full for a while: what comes then is gathered, and nobody else waits."""
+    from conftest import Server
+
+    count = 8000
+    body = {"prompt": [5, 6], "max_tokens": count, "stream": True, "ignore_eos": True, "temperature": 0}
+    data = json.dumps(body).encode()
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1") as server:
+        with server.connect() as quick:
+            quick.sendall(request)
+            expected = read_text(quick)
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.settimeout(60)
+            slow.connect(("127.0.0.1", server.port))
+            slow.sendall(request)
+            time.sleep(2)  # nothing is read
+            assert httpx.post(server.url + "/v1/completions", json={"prompt": "x", "max_tokens": 3}).status_code == 200
+            got = read_text(slow)
+        assert got[0] == expected[0] and got[1] < expected[1] / 2, (got[1], expected[1])
+        merged = re.search(r"sse_merged_tokens_total\{[^}]*\} (\d+)", httpx.get(server.url + "/metrics").text)
+        assert int(merged[1]) > count / 2
+        server.check_end()
+
+
+def read_text(connection):
+    """The joined text of a streamed completion, and how many events it took."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    header, _, chunked = received.partition(b"\r\n\r\n")
+    assert b" 200 OK" in header
+    payload = b""
+    while chunked:
+        size, _, rest = chunked.partition(b"\r\n")
+        payload, chunked = payload + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    frames = payload.decode().split("\n\n")
+    assert frames.pop() == "" and frames.pop() == "data: [DONE]"
+    return "".join(json.loads(frame[6:])["choices"][0]["text"] for frame in frames), len(frames)
