@@ -87,8 +87,9 @@ double copy_gb_per_s(const LabOptions& options) {
 double product_tflop_per_s(const LabOptions& options, std::int64_t num_rows, std::int64_t out_dim, std::int64_t in_dim) {
   Lab lab(options);
   const auto weights = lab.weights(WeightKind::kLinear, {{out_dim, in_dim}}, 2);
+  // Workspaces as wide as the product, in which a backend may time its algorithms.
   lab.backend().reserve({.max_tokens = num_rows, .model_dim = std::int32_t(in_dim), .num_heads = 1, .num_kv_heads = 1, .head_dim = 64,
-                         .ffn_dim = std::int32_t(in_dim), .vocab = 64});
+                         .ffn_dim = std::int32_t(out_dim), .vocab = 64});
   const Tensor x = lab.random(lab.types().product, {num_rows, in_dim}), out = lab.zeros(lab.types().residual, {num_rows, out_dim});
   const auto op = [&](std::int64_t call) {
     lab.backend().linear(Stream::kCompute, x, weights[std::size_t(call) % 2], Tensor(), out);
