@@ -10,7 +10,7 @@ build_packages=(
 )
 model_packages=(python3-venv ca-certificates)  # scripts/get-model
 chat_packages=(curl)                           # quickstart's request
-test_packages=(doctest-dev git curl)
+test_packages=(doctest-dev git curl haproxy openssl)  # the last two: a shipped config and TLS are tried out
 fuzz_packages=(clang-16 libclang-rt-16-dev)
 lint_packages=(clang-tidy-16)
 
