@@ -8,7 +8,7 @@ namespace fastgen {
 
 struct SchedulerLimits {
   std::int32_t max_batch = 0;     // sequences that hold a state slot, so also decode rows of a step
-  std::int32_t prefill_busy = 0;  // prefill tokens of a step that also decodes
+  std::int32_t prefill_busy = 0;  // prefill tokens of a step that also decodes; its decode rows count too, up to half of it
   std::int32_t prefill_idle = 0;  // of one that does not
   std::int32_t block_size = 0;    // tokens
   std::int32_t num_blocks = 0;    // of the pool

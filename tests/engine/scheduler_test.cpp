@@ -183,8 +183,10 @@ TEST_CASE("scheduler: decode rows come first and cut the prefill budget") {
   plan = plan_step(input);
   REQUIRE(plan.decodes.size() == 1);
   CHECK(plan.decodes[0].new_blocks == 0);
-  CHECK(plan.chunks[0].count == 16);
+  CHECK(plan.chunks[0].count == 15);  // with the decode row 16, the busy limit
   CHECK(!plan.chunks[0].draws);
+  for (std::int32_t id = 10; id < 20; ++id) input.running.push_back(decoding_view(id, 8, 2));
+  CHECK(plan_step(input).chunks[0].count == 8);  // never less than half of it
 }
 
 TEST_CASE("scheduler: the youngest gives way, and one in flight only in the next step") {
