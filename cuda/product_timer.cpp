@@ -10,7 +10,7 @@ namespace fastgen {
 
 namespace {
 
-// Beyond so many rows a run takes long, and candidates differ by little (h200.md: 0-8 %): fewer are tried, and once.
+// Beyond so many rows one run is long enough to be timed alone.
 constexpr std::int64_t kManyRows = 1024;
 
 }  // namespace
@@ -47,16 +47,14 @@ ProductTimer::~ProductTimer() {
 std::optional<cublasLtMatmulAlgo_t> ProductTimer::fastest(CublasProduct& product, std::int64_t num_rows,
                                                           std::span<const void* const> weights, const void* x,
                                                           void* out) {
-  const bool many = num_rows > kManyRows;
-  const std::size_t num_rounds = many ? 1 : kRounds, num_runs = many ? 1 : 3;
+  const std::size_t num_runs = num_rows > kManyRows ? 1 : 3;
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
     return product.run(stream_, num_rows, algorithm, weights[turn_++ % weights.size()], x, out);
   };
-  std::vector<cublasLtMatmulAlgo_t> algorithms =
-      product.candidates(num_rows, static_cast<int>(many ? kCandidates / 2 : kCandidates));
+  std::vector<cublasLtMatmulAlgo_t> algorithms = product.candidates(num_rows, static_cast<int>(kCandidates));
   std::erase_if(algorithms, [&](const auto& algorithm) { return run(algorithm) != CUBLAS_STATUS_SUCCESS; });
   if (algorithms.empty()) return std::nullopt;
-  for (std::size_t round = 0; round < num_rounds; ++round) {
+  for (std::size_t round = 0; round < kRounds; ++round) {
     for (std::size_t i = 0; i < algorithms.size(); ++i) {
       cuda_check(cudaEventRecord(span(i, round).begin, stream_), "timing products");
       for (std::size_t n = 0; n < num_runs; ++n) run(algorithms[i]);
@@ -67,7 +65,7 @@ std::optional<cublasLtMatmulAlgo_t> ProductTimer::fastest(CublasProduct& product
   std::size_t best = 0;
   float best_ms = std::numeric_limits<float>::infinity();
   for (std::size_t i = 0; i < algorithms.size(); ++i) {
-    for (std::size_t round = 0; round < num_rounds; ++round) {
+    for (std::size_t round = 0; round < kRounds; ++round) {
       float ms = 0;
       cuda_check(cudaEventElapsedTime(&ms, span(i, round).begin, span(i, round).end), "timing products");
       if (ms < best_ms) best = i, best_ms = ms;

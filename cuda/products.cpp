@@ -17,6 +17,7 @@
 #include "product_timer.h"
 #include "row_kernels.h"
 #include "skinny_kernel.h"
+#include "weight_kernels.h"
 
 namespace fastgen {
 
@@ -82,7 +83,7 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgorithmWords));
 }  // namespace
 
 std::int64_t piece_rows_max() {
-  static const std::int64_t rows = setting("FG_CUDA_PIECE_ROWS", 1024);
+  static const std::int64_t rows = setting("FG_CUDA_PIECE_ROWS", 0);
   return rows > 0 ? 2 * rows : std::numeric_limits<std::int64_t>::max();
 }
 
@@ -136,8 +137,10 @@ void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
   use_cache(file, key);
   const std::vector<Open> open = open_questions(limits);
   if (open.empty()) return;
-  for (const Scratch& piece : scratch)  // small numbers, as bf16 and as float32
-    cuda_check(cudaMemset(piece.data, 0x3c, piece.bytes), "scratch for timing products");
+  // Random numbers, as activations are: a card at its power limit runs constants faster, and favours other algorithms for them.
+  for (const Scratch& piece : scratch)
+    device::fill_random(1, 0, static_cast<std::int64_t>(piece.bytes / sizeof(std::uint16_t)), piece.data, DType::kBF16, nullptr);
+  cuda_check(cudaGetLastError(), "scratch for timing products");
   cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights too may still be on their way
   ProductTimer timer;
   const std::size_t num_before = table_.size();
