@@ -76,8 +76,12 @@ struct Loader {
 
   __device__ void begin(const AttendLaunch& a, const Plan& plan, const Walk& all) {
     walk = all;
-    live = walk.take(a, plan, s);
+    take(a, plan);
     look_up(a);
+  }
+  __device__ void take(const AttendLaunch& a, const Plan& plan) {
+    do live = walk.take(a, plan, s);
+    while (live && s.tile == s.tile_end);
   }
   __device__ int first_key() const { return s.tile * kTile + static_cast<int>(threadIdx.x) / kWarp * kChunk; }
   __device__ void look_up(const AttendLaunch& a) {
@@ -86,7 +90,7 @@ struct Loader {
     block = a.block_table[std::int64_t{s.seq} * a.blocks_per_seq + block_index(a, key)];
   }
   __device__ void advance(const AttendLaunch& a, const Plan& plan) {
-    if (live && ++s.tile == s.tile_end) live = walk.take(a, plan, s);
+    if (live && ++s.tile == s.tile_end) take(a, plan);
     look_up(a);
   }
 };
@@ -280,6 +284,7 @@ __device__ void merge_ctas(const AttendLaunch& a, const Plan& plan, const Worksp
     for (int cta = first_cta; cta <= last_cta; ++cta) {
       const int slot = (2 * cta + (cta == first_cta)) * 2 * kHeads + head;
       const float2 stat = __ldcg(work.stats + slot);
+      if (stat.y == 0) continue;  // an empty segment
       add(all, stat.x, stat.y, __ldcg(reinterpret_cast<const float4*>(work.sums + std::int64_t{slot} * D + dim)));
     }
     store<D>(a, s.seq, first_head + head, dim, all);

@@ -11,7 +11,11 @@ inline constexpr int kTile = 64;  // keys
 // The pieces that a short list is cut into: the smallest double that gives every piece a CTA of its own.
 inline constexpr int kPieceTilesMin = 6, kPieceTilesMax = 12;
 
-// The work list: entries are units of at most `unit_tiles` tiles.
+// What beginning and ending a head costs a CTA, in tiles, about: without it a CTA that is dealt many short contexts ends late
+// (8 sequences of 8192 tokens and 56 of 90 on an H200: 114 us where the bytes alone take 70; 87 us with 1).
+inline constexpr int kHeadCost = 2;
+
+// The work list: entries are units of at most `unit_tiles` tiles. Units of one tile stand behind kHeadCost units for their head.
 struct Plan {
   int unit_tiles;
   int share;   // units of a CTA
@@ -25,9 +29,14 @@ __device__ inline Span decode_span(const AttendLaunch& a, int seq) {
   return {a.window > 0 ? max(0, end - a.window) : 0, end};
 }
 __device__ inline int num_tiles(Span span) { return span.empty() ? 0 : (span.end + kTile - 1) / kTile - span.begin / kTile; }
-__device__ inline int num_units(Span span, int unit_tiles) { return (num_tiles(span) + unit_tiles - 1) / unit_tiles; }
+__device__ inline int num_units(Span span, int unit_tiles) {
+  const int tiles = num_tiles(span);
+  if (unit_tiles == 1) return tiles > 0 ? tiles + kHeadCost : 0;
+  return (tiles + unit_tiles - 1) / unit_tiles;
+}
 
-// A run of tiles of one pass over one KV head: what a CTA works through between two merges.
+// A run of tiles of one pass over one KV head: what a CTA works through between two merges. It may be empty, where a CTA's share
+// ends with the units that stand for a head's cost; it then counts among the head's partial results all the same.
 struct Segment {
   int seq, kv_head, split;
   Span span;
@@ -60,8 +69,8 @@ struct Walk {
     const int first = unit - s.unit, last = min(units, unit_end - s.unit);
     // Units of several tiles share a head's tiles evenly.
     const int origin = span.begin / kTile, tiles = num_tiles(span);
-    s.tile = origin + (plan.unit_tiles == 1 ? first : first * tiles / units);
-    s.tile_end = origin + (plan.unit_tiles == 1 ? last : last * tiles / units);
+    s.tile = origin + (plan.unit_tiles == 1 ? max(first - kHeadCost, 0) : first * tiles / units);
+    s.tile_end = origin + (plan.unit_tiles == 1 ? max(last - kHeadCost, 0) : last * tiles / units);
     s.starts = first == 0;
     s.ends = last == units;
     unit = s.unit + last;

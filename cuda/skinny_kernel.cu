@@ -33,6 +33,7 @@ struct Geometry {
   std::int32_t rows_apart;  // between the tile's two runs of 16 rows
   std::int32_t row_bound;   // rows from here on do not exist
   std::int32_t steps_ahead;  // requested in L2 beyond those in registers, before the first
+  bool starts_next_late = true;  // see launch.cuh
 };
 
 // First row of the tile's first run of 16.
@@ -268,7 +269,7 @@ template <int kWarps, int kColTiles, typename Tiles, typename Epilogue>
 __global__ void __launch_bounds__(kWarps* kWarp, kWarpsPerSm / kWarps)
     skinny_kernel(SkinnyProduct a, Geometry geometry, Tiles tiles, Epilogue epilogue) {
   __shared__ Partial<kWarps, kColTiles> partial;
-  let_next_start();
+  if (!geometry.starts_next_late) let_next_start();
   const int per_tile = (a.in_dim + kStep * kWarps - 1) / (kStep * kWarps);
   Cursor<kWarps, Tiles> cursor{a, geometry, tiles, per_tile};
   WeightStep even, odd;
@@ -294,6 +295,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarpsPerSm / kWarps)
   };
   while (turn(even) && turn(odd)) {
   }
+  if (geometry.starts_next_late) let_next_start();
 }
 
 // To compare on a card.
@@ -317,9 +319,10 @@ void run_with(const SkinnyProduct& a, const Geometry& geometry, const Tiles& til
 template <typename Tiles, typename Epilogue>
 void run(const SkinnyProduct& a, Geometry geometry, const Tiles& tiles, const Epilogue& epilogue,
          cudaStream_t stream) {
-  static const int warps = setting("FG_CUDA_SKINNY_WARPS", 0), ahead = setting("FG_CUDA_SKINNY_AHEAD", 2);
+  static const int warps = setting("FG_CUDA_SKINNY_WARPS", 0), ahead = setting("FG_CUDA_SKINNY_AHEAD", 0);
   geometry.steps_ahead = ahead;
-  const bool has_many = geometry.num_tiles >= 2 * card().num_sms;
+  geometry.starts_next_late = card().starts_next_late;
+  const bool has_many = geometry.num_tiles > card().num_sms;
   if (warps == 8 || (warps == 0 && has_many)) {
     run_with<8>(a, geometry, tiles, epilogue, stream);
   } else {
