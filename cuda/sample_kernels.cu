@@ -6,7 +6,8 @@
 // Masses are added as integers (40 binary places), so that their sums depend neither on the order of threads nor on the
 // team's size; thresholds for top_k and top_p come from a radix descent over the floats' bits, as on the CPU.
 //
-// Measured: not yet.
+// Measured on an H200, rows of 32,768: greedy 10 us for 1 row, 20 us for 256 (3.4 TB/s); with a temperature 13 and 39 us. top_p
+// took 81 and 697 us before its histograms went to 32-bit adds; not measured since.
 #include <cooperative_groups.h>
 
 #include "backend/counter_rng.h"
