@@ -25,7 +25,10 @@ std::vector<Request> make_requests(std::mt19937_64& random, std::size_t count, s
 
 struct Closeness {
   double tolerance = 0;        // of a logprob
-  double compared_min = 0.9;  // share of all tokens that stand before a margin within rounding
+  // Share of all tokens that must have been compared. Greedy: those before the first margin within rounding, which lies early in
+  // some random prompts.
+  double greedy_min = 0.5;
+  double sampled_min = 0.8;
 };
 
 // Equal up to the first step where the two likeliest are closer than the tolerance (greedy), with logprobs equal
@@ -44,7 +47,8 @@ void check_same(const Answers& a, const Answers& b, const Closeness& closeness, 
       REQUIRE(std::abs(answer.logprobs[i] - other.logprobs[i]) <= tolerance);
     }
   }
-  CHECK(static_cast<double>(num_compared) >= closeness.compared_min * static_cast<double>(num_tokens));
+  const double least = greedy ? closeness.greedy_min : closeness.sampled_min;
+  CHECK(static_cast<double>(num_compared) >= least * static_cast<double>(num_tokens));
 }
 
 // `count` requests in one batch, and the same alone, in chunks with few blocks, and with the lag of one step.
@@ -164,5 +168,5 @@ TEST_CASE("engine on cuda: alone or batched, in chunks with few blocks, with and
   SUBCASE("random weights, each op compared with the CPU's") { check_random_weights("check"); }
   SUBCASE("blocks behind a window are given back") { check_windowed("cuda", false); }
   SUBCASE("SmolLM2 in float32") { check_smollm2("cuda", "float32", {2e-3}); }
-  SUBCASE("SmolLM2 in bfloat16") { check_smollm2("cuda", "bfloat16", {0.1, 0.02}); }
+  SUBCASE("SmolLM2 in bfloat16") { check_smollm2("cuda", "bfloat16", {0.1, 0.02, 0.02}); }
 }
