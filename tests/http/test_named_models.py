@@ -80,6 +80,14 @@ def test_plan_says_what_fits():
     assert "does not fit" not in run.stdout
 
 
+def test_plan_counts_by_the_config_where_the_weights_are_not_whole(tmp_path):
+    folder = make_folder(tmp_path, "llama-3.1-8b")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    run = plan(folder)
+    assert run.returncode == 0, run.stderr
+    assert "not whole" in run.stdout and "model-1.safetensors" in run.stdout and "8030261248" in run.stdout
+
+
 def test_plan_says_what_does_not_fit_and_why():
     run = plan(CONFIGS / "r1-distill-llama-70b")
     assert run.returncode == 2, run.stderr

@@ -66,13 +66,8 @@ void print_model(const fs::path& folder, const PlanInput& input) {
   fmt::print("{:<12} {:>16} {:>12}\n", "all", model.num_parameters(), gb(plan_memory(input).weights));
 }
 
-// The headers of the files, where there are any: what is there, and whether it is what the config says.
-void print_files(const fs::path& folder, const ModelConfig& model) {
-  if (!fs::exists(folder / "model.safetensors") && !fs::exists(folder / "model.safetensors.index.json")) {
-    fmt::print("on disk      no weights here: the sizes are those of config.json\n\n");
-    return;
-  }
-  const Checkpoint checkpoint = Checkpoint::open(folder);
+// The headers of the files: what is there, and whether it is what the config says.
+void print_checkpoint(const Checkpoint& checkpoint, const ModelConfig& model) {
   std::int64_t num_elements = 0;
   for (const auto& [name, entry] : checkpoint.entries()) {
     std::int64_t count = 1;
@@ -81,6 +76,19 @@ void print_files(const fs::path& folder, const ModelConfig& model) {
   }
   fmt::print("on disk      {:>16} {:>12}  {} tensors{}\n\n", num_elements, gb(static_cast<double>(checkpoint.total_bytes())),
              checkpoint.entries().size(), num_elements == model.num_parameters() ? "" : ", not the number that config.json gives");
+}
+
+// A plan is wanted before the weights are there too, or while they still come: then config.json alone counts.
+void print_files(const fs::path& folder, const ModelConfig& model) {
+  if (!fs::exists(folder / "model.safetensors") && !fs::exists(folder / "model.safetensors.index.json")) {
+    fmt::print("on disk      no weights here: the sizes are those of config.json\n\n");
+    return;
+  }
+  try {
+    print_checkpoint(Checkpoint::open(folder), model);
+  } catch (const Error& error) {
+    fmt::print("on disk      not whole ({}): the sizes are those of config.json\n\n", error.what());
+  }
 }
 
 void print_memory(const PlanInput& input, const MemoryPlan& memory) {
