@@ -25,14 +25,11 @@ std::vector<Request> make_requests(std::mt19937_64& random, std::size_t count, s
 
 struct Closeness {
   double tolerance = 0;        // of a logprob
-  // Share of all tokens that must have been compared. Greedy: those before the first margin within rounding, which lies early in
-  // some random prompts.
-  double greedy_min = 0.5;
-  double sampled_min = 0.8;
+  double compared_min = 0.7;  // share of all tokens before the first that rounding changed
 };
 
-// Equal up to the first step where the two likeliest are closer than the tolerance (greedy), with logprobs equal
-// within it. Sampled tokens change only if the draw lands within rounding of a border, hence the share.
+// Equal up to the first step where the two likeliest are closer than the tolerance and changed places (greedy), with logprobs
+// equal within it. Sampled tokens change only if the draw lands within rounding of a border, hence the share.
 void check_same(const Answers& a, const Answers& b, const Closeness& closeness, bool greedy) {
   const double tolerance = closeness.tolerance;
   REQUIRE(a.size() == b.size());
@@ -41,14 +38,14 @@ void check_same(const Answers& a, const Answers& b, const Closeness& closeness, 
     const Answer& other = b.at(key);
     num_tokens += answer.tokens.size();
     for (std::size_t i = 0; i < std::min(answer.tokens.size(), other.tokens.size()); ++i, ++num_compared) {
-      if (greedy && std::abs(answer.tops[i][0].logprob - answer.tops[i][1].logprob) < 2 * tolerance) break;
-      if (!greedy && answer.tokens[i] != other.tokens[i]) break;
-      REQUIRE(answer.tokens[i] == other.tokens[i]);
+      if (answer.tokens[i] != other.tokens[i]) {
+        if (greedy) REQUIRE(std::abs(answer.tops[i][0].logprob - answer.tops[i][1].logprob) < 2 * tolerance);
+        break;
+      }
       REQUIRE(std::abs(answer.logprobs[i] - other.logprobs[i]) <= tolerance);
     }
   }
-  const double least = greedy ? closeness.greedy_min : closeness.sampled_min;
-  CHECK(static_cast<double>(num_compared) >= least * static_cast<double>(num_tokens));
+  CHECK(static_cast<double>(num_compared) >= closeness.compared_min * static_cast<double>(num_tokens));
 }
 
 // `count` requests in one batch, and the same alone, in chunks with few blocks, and with the lag of one step.
@@ -168,5 +165,5 @@ TEST_CASE("engine on cuda: alone or batched, in chunks with few blocks, with and
   SUBCASE("random weights, each op compared with the CPU's") { check_random_weights("check"); }
   SUBCASE("blocks behind a window are given back") { check_windowed("cuda", false); }
   SUBCASE("SmolLM2 in float32") { check_smollm2("cuda", "float32", {2e-3}); }
-  SUBCASE("SmolLM2 in bfloat16") { check_smollm2("cuda", "bfloat16", {0.1, 0.02, 0.02}); }
+  SUBCASE("SmolLM2 in bfloat16") { check_smollm2("cuda", "bfloat16", {0.1, 0.02}); }
 }

@@ -52,13 +52,17 @@ def binary():
     return path
 
 
+def sanitizer_options():
+    """The address sanitizer keeps freed memory for a while, 256 MB unless told: the tests' memory bounds are tighter."""
+    return {"ASAN_OPTIONS": ":".join(filter(None, [os.environ.get("ASAN_OPTIONS"), "quarantine_size_mb=16"]))}
+
+
 class Server:
     """A running fgserve; `url` ends without a slash."""
 
     def __init__(self, *args, port=0, env=None, wait_s=60):
         command = [str(binary()), *map(str, args), "--port", str(port)]
-        # The address sanitizer keeps freed memory for a while, 256 MB unless told: the tests' memory bounds are tighter.
-        environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", "FG_PROFILE_DIR": tempfile.gettempdir(), **os.environ, **(env or {})}
+        environment = {"FG_PROFILE_DIR": tempfile.gettempdir(), **os.environ, **sanitizer_options(), **(env or {})}
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
         )

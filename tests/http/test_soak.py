@@ -5,14 +5,14 @@ import pathlib
 import subprocess
 import sys
 
-from conftest import ROOT, binary
+from conftest import ROOT, binary, sanitizer_options
 
 
 def test_a_short_soak():
     build = binary().parent.parent
     sanitized = build.name != "build"  # a sanitizer keeps freed memory for a while, and is slow
     arguments = ["--seconds", "20", "--build", str(build), "--rate", "40" if sanitized else "150"] + (["--loose-memory"] if sanitized else [])
-    environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", **os.environ}
+    environment = {**os.environ, **sanitizer_options()}
     run = subprocess.run([sys.executable, ROOT / "scripts" / "soak", *arguments], capture_output=True, text=True, timeout=300, env=environment)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1].endswith("passed"), run.stdout
