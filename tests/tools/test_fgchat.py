@@ -178,9 +178,10 @@ def test_on_a_terminal_lines_can_be_edited_and_come_back(terminal, programs, tin
     shown = without_controls(expected)
     assert shown in out
     first.wait_for("2> ")
-    # Ctrl-D counts once the line editor has the terminal, which is a moment after its prompt is there to see.
+    # Ctrl-D counts once the line editor has the terminal, which is a moment after its prompt is there to see, and on an empty
+    # line: one that came too early may have left something there, which Ctrl-U takes away.
     for _ in range(20):
-        first.type("\x04")
+        first.type("\x15\x04")
         try:
             first.process.wait(1)
             break
