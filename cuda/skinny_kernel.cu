@@ -6,7 +6,7 @@
 // at k = 8t of each 32, which fill its places in two mma. Nothing passes through shared memory but the warps' partial sums, added in
 // a fixed order: results do not depend on timing.
 //
-// Each thread holds two steps of weights in registers (128 KB an SM in flight) and asks for a third and fourth in L2. All that
+// Each thread holds two steps of weights in registers (128 KB an SM in flight) and can ask for further ones in L2 (off: it was slower, see below). All that
 // is requested before wait_for_previous(), and again across the border between a block's tiles, so that memory stays busy through
 // the small kernels in between and through the sums.
 //
