@@ -1,4 +1,4 @@
-"""The shipped HAProxy config routes by prefix, loses nothing when a replica drains or dies; the systemd unit is sound."""
+"""The shipped HAProxy config routes by prefix, loses nothing when a replica drains; the systemd unit is sound."""
 
 import concurrent.futures
 import os
@@ -74,7 +74,7 @@ def test_requests_that_begin_alike_go_to_one_replica(replicas):
         assert times[-1] - times[0] > 0.2  # tokens come as they are made, not in one piece at the end
 
 
-def test_a_replica_that_drains_or_dies_takes_no_request_with_it(replicas):
+def test_a_replica_that_drains_takes_no_request_with_it(replicas):
     one, two = replicas
     with Proxy(replicas) as proxy, concurrent.futures.ThreadPoolExecutor(16) as pool:
         def ask(i):
