@@ -31,6 +31,10 @@ bool same_word(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
+// What any chunked body still has to come while it is not whole: "0", CRLF, CRLF. Beast 1.81 asserts that it gets so much at once
+// when it comes back to a last chunk, so a body in small pieces would end the process.
+constexpr std::size_t kLastChunkBytes = 5;
+
 // "http://host/path" (RFC 9112, 3.2.2) to "/path".
 std::string origin_form(std::string_view target) {
   for (std::string_view scheme : {"http://", "https://"}) {
@@ -81,6 +85,7 @@ std::size_t HttpReader::put(std::string_view bytes) {
   std::size_t taken = 0;
   while (taken < bytes.size() && !done()) {
     const bool had_header = header_done();
+    if (had_header && parser_->beast.chunked() && bytes.size() - taken < kLastChunkBytes) break;
     boost::system::error_code error;
     const std::size_t count = parser_->beast.put(boost::asio::const_buffer(bytes.data() + taken, bytes.size() - taken), error);
     taken += count;

@@ -19,6 +19,17 @@ int status_of(const std::string& bytes) {
   }
 }
 
+// Puts `bytes` as they would come in pieces of `piece` bytes, as far as the request needs them; returns what is left.
+std::string put_in_pieces(HttpReader& reader, std::string_view bytes, std::size_t piece) {
+  std::string in;
+  while (!reader.done() && !bytes.empty()) {
+    in += bytes.substr(0, piece);
+    bytes.remove_prefix(std::min(piece, bytes.size()));
+    in.erase(0, reader.put(in));
+  }
+  return in + std::string(bytes);
+}
+
 std::string post(const std::string& headers, const std::string& body = "") {
   return "POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n" + body;
 }
@@ -29,16 +40,8 @@ TEST_CASE("a request comes whole however its bytes are cut") {
   const std::string bytes = post("Content-Length: 5\r\nX-Request-Id: abc\r\n", "hello") + "GET /next";
   for (std::size_t piece = 1; piece < bytes.size(); ++piece) {
     HttpReader reader(kLimits);
-    std::string in;
-    std::size_t pos = 0;
-    while (!reader.done() && pos < bytes.size()) {
-      const std::string_view more = std::string_view(bytes).substr(pos, piece);
-      in += more;
-      pos += more.size();
-      in.erase(0, reader.put(in));
-    }
+    CHECK(put_in_pieces(reader, bytes, piece) == "GET /next");
     REQUIRE(reader.done());
-    CHECK(in + bytes.substr(pos) == "GET /next");
     const HttpRequest request = reader.take();
     CHECK(request.method == "POST");
     CHECK(request.target == "/v1/completions");
@@ -47,11 +50,25 @@ TEST_CASE("a request comes whole however its bytes are cut") {
   }
 }
 
-TEST_CASE("chunked bodies are joined") {
-  HttpReader reader(kLimits);
-  reader.put(post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\n"));
-  REQUIRE(reader.done());
-  CHECK(reader.take().body == "abcde");
+TEST_CASE("chunked bodies are joined however their bytes are cut") {
+  const std::string header = "Transfer-Encoding: chunked\r\n";
+  for (const std::string& end : {"0\r\n\r\n", "0\r\nTrailer: t\r\n\r\n", "000;x=y\r\n\r\n"}) {
+    const std::string bytes = post(header, "3\r\nabc\r\n2;x=y\r\nde\r\n" + end) + "GET /next";
+    for (std::size_t piece = 1; piece < bytes.size(); ++piece) {
+      HttpReader reader(kLimits);
+      CHECK(put_in_pieces(reader, bytes, piece) == "GET /next");
+      REQUIRE(reader.done());
+      CHECK(reader.take().body == "abcde");
+    }
+  }
+}
+
+TEST_CASE("a last chunk that goes on wrongly is refused") {
+  const std::string bytes = post("Transfer-Encoding: chunked\r\n", "0\r\nt\r\n\r\n");
+  for (std::size_t piece = 1; piece < 8; ++piece) {
+    HttpReader reader(kLimits);
+    CHECK_THROWS_AS(put_in_pieces(reader, bytes, piece), ApiError);
+  }
 }
 
 TEST_CASE("what two parties could read differently is refused") {
