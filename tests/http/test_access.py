@@ -10,6 +10,7 @@ import httpx
 import pytest
 from conftest import Server
 from openai import AuthenticationError, OpenAI
+from raw_http import read_all
 
 SMALL = ("--backend", "echo", "--kv-gb", "0.05")
 BODY = {"prompt": [5, 6], "max_tokens": 2}
@@ -149,10 +150,8 @@ def test_slow_requests_are_given_up(tiny_model):
     limits = ("--header-timeout-s", "1", "--read-timeout-s", "0.5", "--keep-alive-s", "0.7")
     with Server(tiny_model, *SMALL, *limits) as server:
         def until_end(connection):
-            data, started = b"", time.monotonic()
-            while piece := connection.recv(65536):
-                data += piece
-            return data, time.monotonic() - started
+            started = time.monotonic()
+            return read_all(connection), time.monotonic() - started
 
         with server.connect() as connection:
             connection.sendall(b"GET /health HT")

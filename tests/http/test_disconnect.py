@@ -10,6 +10,7 @@ import time
 import httpx
 import pytest
 from conftest import Server
+from raw_http import exchange
 
 NUM_CYCLES = int(os.environ.get("FG_TEST_CYCLES", 10000))
 
@@ -90,12 +91,7 @@ def test_a_closed_client_frees_its_sequence(echo):
 
 def test_half_close_still_gets_its_answer(echo):
     for fields in ({}, {"stream": True}):
-        with socket.create_connection(("127.0.0.1", echo.port), timeout=30) as connection:
-            connection.sendall(request_bytes(max_tokens=2000, **fields))
-            connection.shutdown(socket.SHUT_WR)
-            answer = b""
-            while chunk := connection.recv(65536):
-                answer += chunk
+        answer = exchange(echo.port, request_bytes(max_tokens=2000, **fields))
         assert b"HTTP/1.1 200 OK" in answer
         assert b'"finish_reason":"length"' in answer
         if fields:

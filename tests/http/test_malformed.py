@@ -1,10 +1,10 @@
 """Every malformed request gets its 4xx with a message that names what is wrong, and the next request works."""
 
 import json
-import socket
 
 import httpx
 import pytest
+from raw_http import exchange
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 TEXT = {"prompt": "hi", "max_tokens": 1}
@@ -176,15 +176,7 @@ def test_field(echo, case):
 @pytest.mark.parametrize("case", range(len(RAW)))
 def test_wire(echo, case):
     data, status, part = RAW[case]
-    with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as connection:
-        try:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the server may have answered and closed already
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+    answer = exchange(echo.port, data)
     header, _, body = answer.partition(b"\r\n\r\n")
     assert header.startswith(b"HTTP/1.1 %d " % status), answer
     assert part in answer, answer
@@ -211,18 +203,14 @@ def test_pipelined_requests_are_answered_in_order(echo):
     body = json.dumps(TEXT).encode()
     post = POST.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
     last = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as connection:
-        connection.sendall(post * 3 + last)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+    answer = exchange(echo.port, post * 3 + last, half_close=False)
     assert answer.count(b"HTTP/1.1 200 OK") == 4 and answer.count(b'"text_completion"') == 3
     assert answer.index(b'"version"') > answer.rindex(b'"text_completion"')
 
 
 def test_expect_100_continue(echo):
     body = json.dumps(TEXT).encode()
-    with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as connection:
+    with echo.connect() as connection:
         connection.sendall(POST.encode() + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(body)
@@ -232,9 +220,6 @@ def test_expect_100_continue(echo):
 def test_head_and_http_1_0(echo):
     assert httpx.head(echo.url + "/health").status_code == 200
     body = json.dumps({**TEXT, "stream": True}).encode()
-    with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
+    request = b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    answer = exchange(echo.port, request, half_close=False)
     assert b"chunked" not in answer and answer.endswith(b"data: [DONE]\n\n")

@@ -11,6 +11,7 @@ import time
 import echo_check
 import httpx
 from conftest import TINY_CONFIG
+from raw_http import read_all
 
 VOCAB = TINY_CONFIG["vocab_size"]
 NUM_STREAMS = int(os.environ.get("FG_TEST_STREAMS", 200))
@@ -135,10 +136,7 @@ def test_a_slow_reader_gets_everything_in_fewer_events(tiny_model):
 
 def read_text(connection):
     """The joined text of a streamed completion, and how many events it took."""
-    received = b""
-    while piece := connection.recv(65536):
-        received += piece
-    header, _, chunked = received.partition(b"\r\n\r\n")
+    header, _, chunked = read_all(connection).partition(b"\r\n\r\n")
     assert b" 200 OK" in header
     payload = b""
     while chunked:
