@@ -15,11 +15,8 @@
 // product to the other by movmatrix.
 //
 // Measured on an H200, 32 heads, 8 KV heads, D = 128, caches cold, K and V read per second: 32 x 4096 4.09 TB/s, 256 x 1088
-// 4.22, 256 x 4096 4.45, 1 x 4096 1.13 (14.8 us), 8 x 8192 beside 56 x 90 3.32. One CTA an SM with a longer ring
-// (FG_ATTENTION_CTAS=1) was slower: 32 x 1088 3.25 TB/s against 3.89, 32 x 4096 4.03 against 4.17.
+// 4.22, 256 x 4096 4.45, 1 x 4096 1.13 (14.8 us), 8 x 8192 beside 56 x 90 3.32. Tried and slower: one CTA an SM with a longer ring.
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 #include "attend_decode_plan.cuh"
 #include "attend_load.cuh"
@@ -411,9 +408,7 @@ Fit fit_card() {
   constexpr int kReservedBytes = 1024;  // the system's, of each CTA
   const int sm_bytes = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   const int cta_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  const char* wanted = std::getenv("FG_ATTENTION_CTAS");
-  const int ctas_max = wanted != nullptr && std::strcmp(wanted, "1") == 0 ? 1 : kCtasPerSmMax;
-  for (int ctas = ctas_max; ctas >= 1; --ctas) {
+  for (int ctas = kCtasPerSmMax; ctas >= 1; --ctas) {
     const int bytes = std::min(sm_bytes / ctas - kReservedBytes, cta_bytes) - Shape<D>::fixed_bytes();
     const int stages = std::min(kStagesMax, bytes / (kWarps * Shape<D>::kStageBytes));
     if (stages < 2) continue;

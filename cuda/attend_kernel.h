@@ -3,8 +3,7 @@
 //   anything else (any head_dim up to 256)   attend_kernel.cu, for both kinds of rows
 // A card with too little shared memory for a tiled kernel's head_dim falls back to attend_kernel.cu too.
 //
-// To compare on a card: FG_ATTENTION=general uses attend_kernel.cu alone; FG_ATTENTION_CTAS=1 gives decode attention one CTA
-// an SM (with a longer ring) instead of two.
+// To compare on a card: FG_ATTENTION=general uses attend_kernel.cu alone.
 #pragma once
 
 #include <cuda_runtime_api.h>

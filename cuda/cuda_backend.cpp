@@ -22,6 +22,7 @@ constexpr std::int64_t kLogitRowsMin = 64;  // token_logprobs goes in chunks of 
 
 const std::int32_t* ints(const Tensor& tensor) { return tensor ? tensor.as<std::int32_t>() : nullptr; }
 const float* floats(const Tensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
+std::int64_t logit_rows(const OpLimits& limits) { return std::max(limits.max_logit_rows, kLogitRowsMin); }
 std::int32_t count(std::int64_t n) { return static_cast<std::int32_t>(n); }
 bool is_bf16(DType dtype) { return dtype == DType::kBF16; }
 bool fits_skinny(const Tensor& x, const Weight& weight) {
@@ -95,31 +96,30 @@ void CudaBackend::seal() {
 
 void CudaBackend::reserve(const OpLimits& limits) {
   loader_.reset();
-  const Workspaces bytes = workspaces(limits);
-  max_logit_rows_ = std::max(limits.max_logit_rows, kLogitRowsMin);
-  qkv_ = allocate(MemoryKind::kDevice, bytes.qkv);
-  gate_up_ = allocate(MemoryKind::kDevice, bytes.gate_up);
-  attend_ = allocate(MemoryKind::kDevice, bytes.attend);
-  logits_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes.logits));
-  sampling_ = static_cast<float*>(allocate(MemoryKind::kDevice, bytes.sampling));
+  max_logit_rows_ = logit_rows(limits);
+  std::vector<Products::Scratch> scratch;
+  for (const Workspace& workspace : workspaces(limits)) {
+    void* const data = this->*workspace.place = allocate(MemoryKind::kDevice, workspace.bytes);
+    if (workspace.is_scratch) scratch.push_back({data, workspace.bytes});
+  }
   // Before anything is captured, and before the arena takes what is left: the library loads its kernels into GPU memory.
-  const Products::Scratch scratch[] = {{qkv_, bytes.qkv}, {gate_up_, bytes.gate_up}, {logits_, bytes.logits}};
   products_->tune(scratch, {limits.max_tokens, max_logit_rows_});
 }
 
-CudaBackend::Workspaces CudaBackend::workspaces(const OpLimits& limits) {
+std::vector<CudaBackend::Workspace> CudaBackend::workspaces(const OpLimits& limits) {
   const auto floats = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(float); };
-  const std::int64_t rows = std::min(limits.max_tokens, piece_rows_max());
-  return {.qkv = floats(rows * (limits.num_heads + 2 * limits.num_kv_heads) * limits.head_dim),
-          .gate_up = floats(rows * 2 * limits.ffn_dim),
-          .attend = device::attend_workspace_bytes(limits.head_dim),
-          .logits = floats(std::max(limits.max_logit_rows, kLogitRowsMin) * limits.vocab),
-          .sampling = floats(limits.max_sample_rows * limits.vocab)};
+  const std::int64_t qkv_dim = std::int64_t{limits.num_heads + 2 * limits.num_kv_heads} * limits.head_dim;
+  return {{&CudaBackend::qkv_, floats(limits.max_tokens * qkv_dim), true},
+          {&CudaBackend::gate_up_, floats(limits.max_tokens * 2 * limits.ffn_dim), true},
+          {&CudaBackend::attend_, device::attend_workspace_bytes(limits.head_dim), false},
+          {&CudaBackend::logits_, floats(logit_rows(limits) * limits.vocab), true},
+          {&CudaBackend::sampling_, floats(limits.max_sample_rows * limits.vocab), false}};
 }
 
 std::size_t CudaBackend::workspace_bytes(const OpLimits& limits) const {
-  const Workspaces bytes = workspaces(limits);
-  return bytes.qkv + bytes.gate_up + bytes.attend + bytes.logits + bytes.sampling;
+  std::size_t bytes = 0;
+  for (const Workspace& workspace : workspaces(limits)) bytes += workspace.bytes;
+  return bytes;
 }
 
 Weight CudaBackend::prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts,
@@ -280,14 +280,8 @@ void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
   if (fits_skinny(args.x, args.weight) && !args.q_norm && !args.k_norm && a.layout.head_dim % 32 == 0) {
     device::skinny_qkv(skinny(args.x, args.weight), a, at(stream));
   } else {
-    for_pieces(args.x.rows(), [&](std::int64_t first, std::int64_t n) {
-      product(stream, args.x.slice(first, n), args.weight, {}, qkv_, args.x.dtype, false);
-      a.positions = ints(args.positions) + first;
-      a.slots = ints(args.slots) + first;
-      a.q_out = args.q_out.slice(first, n).data;
-      a.num_tokens = count(n);
-      device::rope_store(a, at(stream));
-    });
+    product(stream, args.x, args.weight, {}, qkv_, args.x.dtype, false);
+    device::rope_store(a, at(stream));
   }
   check_launch("qkv_rope_store");
 }
@@ -323,30 +317,22 @@ void CudaBackend::product(Stream stream, Tensor x, const Weight& weight, Tensor 
                  floats(bias), out, x.rows());
 }
 
-void CudaBackend::project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add) {
-  for_pieces(x.rows(), [&](std::int64_t first, std::int64_t n) {
-    product(stream, x.slice(first, n), weight, bias, out.slice(first, n).data, out.dtype, add);
-  });
+void CudaBackend::linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) {
+  product(stream, x, weight, bias, out.data, out.dtype, false);
   check_launch("linear");
 }
 
-void CudaBackend::linear(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out) {
-  project(stream, x, weight, bias, out, false);
-}
-
 void CudaBackend::linear_add(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor residual) {
-  project(stream, x, weight, bias, residual, true);
+  product(stream, x, weight, bias, residual.data, residual.dtype, true);
+  check_launch("linear_add");
 }
 
 void CudaBackend::gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) {
   if (fits_skinny(x, weight) && out.row_elements() % 16 == 0) {
     device::skinny_gate_up(skinny(x, weight), out.data, at(stream));
   } else {
-    for_pieces(x.rows(), [&](std::int64_t first, std::int64_t n) {
-      product(stream, x.slice(first, n), weight, {}, gate_up_, x.dtype, false);
-      device::silu_mul(gate_up_, out.slice(first, n).data, count(n), count(out.row_elements()), is_bf16(out.dtype),
-                       at(stream));
-    });
+    product(stream, x, weight, {}, gate_up_, x.dtype, false);
+    device::silu_mul(gate_up_, out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype), at(stream));
   }
   check_launch("gate_up_silu");
 }
@@ -364,8 +350,8 @@ void CudaBackend::logits_sample(Stream stream, Tensor x, const Weight& head, con
   product(stream, x, head, {}, logits_, DType::kF32, false);
   device::SampleLaunch a{};
   a.rows = static_cast<const SampleRow*>(batch.rows.data);
-  a.logits = logits_;
-  a.work = sampling_;
+  a.logits = static_cast<const float*>(logits_);
+  a.work = static_cast<float*>(sampling_);
   a.bias_ids = ints(batch.bias_ids);
   a.bias_values = floats(batch.bias_values);
   a.block_table = ints(batch.block_table);
@@ -389,7 +375,7 @@ void CudaBackend::token_logprobs(Stream stream, Tensor x, const Weight& head, Te
     const std::int64_t n = std::min(max_logit_rows_, x.rows() - first);
     product(stream, x.slice(first, n), head, {}, logits_, DType::kF32, false);
     device::token_logprobs(
-        {logits_, ints(ids) + first, out.logprobs.as<float>() + first,
+        {static_cast<const float*>(logits_), ints(ids) + first, out.logprobs.as<float>() + first,
          out.top_ids.as<std::int32_t>() + first * kSampleTop,
          out.top_logprobs.as<float>() + first * kSampleTop, count(n), count(head.out_dim), num_top},
         at(stream));

@@ -64,13 +64,15 @@ class CudaBackend final : public Backend {
   cudaStream_t at(Stream stream) const { return streams_[static_cast<int>(stream)]; }
   cudaEvent_t event_of(FenceId fence) const;
   void learn(const Weight& weight);
-  struct Workspaces {
-    std::size_t qkv, gate_up, attend, logits, sampling;  // bytes
+  // What reserve() allocates, and where it puts the address.
+  struct Workspace {
+    void* CudaBackend::*place;
+    std::size_t bytes;
+    bool is_scratch;  // for timing products
   };
-  static Workspaces workspaces(const OpLimits& limits);
-  // x w^T + bias (if given), added to or stored in out; of at most piece_rows_max() rows.
+  static std::vector<Workspace> workspaces(const OpLimits& limits);
+  // x w^T + bias (if given), added to or stored in out.
   void product(Stream stream, Tensor x, const Weight& weight, Tensor bias, void* out, DType out_dtype, bool add);
-  void project(Stream stream, Tensor x, const Weight& weight, Tensor bias, Tensor out, bool add);
 
   std::string device_;
   DeviceMemory memory_;
@@ -84,11 +86,11 @@ class CudaBackend final : public Backend {
   bool sealed_ = false;
 
   // Workspaces, sized by reserve().
-  void* qkv_ = nullptr;        // [piece of T, (H + 2K) D] product
-  void* gate_up_ = nullptr;    // [piece of T, 2F] product
-  void* attend_ = nullptr;     // partial results of attention
-  float* logits_ = nullptr;    // [R, V]
-  float* sampling_ = nullptr;  // [sample rows, V]
+  void* qkv_ = nullptr;       // [T, (H + 2K) D] product
+  void* gate_up_ = nullptr;   // [T, 2F] product
+  void* attend_ = nullptr;    // partial results of attention
+  void* logits_ = nullptr;    // [R, V] f32
+  void* sampling_ = nullptr;  // [sample rows, V] f32
   std::int64_t max_logit_rows_ = 0;
 };
 

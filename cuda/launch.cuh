@@ -6,15 +6,12 @@
 // all before it, so the rule holds along any chain. A kernel started with <<<>>> waits as ever. Captured graphs
 // keep the overlap.
 //
-// FG_CUDA_PDL=0 turns the overlap off; 1 has products of few rows let the next kernel start at their start, not at their end.
-// Measured on H200s, one stream of Mistral 7B, tokens/s: 218 (default), 204 (0), 159 (1); 256 sequences, 128 + 64 tokens:
-// 11,252 (default), 11,064 (0). Why an early start costs so much is not known.
+// Tried on H200s: without the overlap one stream of Mistral 7B and 256 sequences are slower, and one stream is slower by far where
+// products of few rows let the next kernel start at their start and not at their end; why is not known.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 
 namespace fastgen::device {
@@ -34,8 +31,7 @@ __device__ inline void let_next_start() {
 struct Card {
   int num_sms = 1;
   int major = 0;  // of the compute capability
-  bool overlaps_launches = false;
-  bool starts_next_late = true;
+  bool overlaps_launches() const { return major >= 9; }
 };
 inline const Card& card() {
   static const Card found = [] {
@@ -44,10 +40,6 @@ inline const Card& card() {
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&c.num_sms, cudaDevAttrMultiProcessorCount, device);
     cudaDeviceGetAttribute(&c.major, cudaDevAttrComputeCapabilityMajor, device);
-    const char* setting = std::getenv("FG_CUDA_PDL");
-    const auto is = [setting](const char* value) { return setting != nullptr && std::strcmp(setting, value) == 0; };
-    c.overlaps_launches = c.major >= 9 && !is("0");
-    c.starts_next_late = !is("1");
     return c;
   }();
   return found;
@@ -69,7 +61,7 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t st
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
   config.attrs = attributes;
-  if (card().overlaps_launches) {
+  if (card().overlaps_launches()) {
     cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;

@@ -5,8 +5,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <iterator>
-#include <limits>
 #include <optional>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -26,14 +26,9 @@ namespace {
 constexpr std::size_t kWeightsToTime = 4;  // far more bytes than L2 holds, for the models that matter
 constexpr std::chrono::milliseconds kTimeToTune{1000};
 
-std::int64_t setting(const char* name, std::int64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::atoll(text);
-}
-
-std::int64_t skinny_rows() {
-  static const std::int64_t rows = std::min(setting("FG_CUDA_SKINNY_ROWS", device::kSkinnyRowsMax), device::kSkinnyRowsMax);
-  return rows;
+bool is_timing_off() {
+  const char* setting = std::getenv("FG_CUDA_TUNE");
+  return setting != nullptr && std::string_view(setting) == "0";
 }
 
 // Whatever may change which algorithms there are or how fast they run.
@@ -82,13 +77,8 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgorithmWords));
 
 }  // namespace
 
-std::int64_t piece_rows_max() {
-  static const std::int64_t rows = setting("FG_CUDA_PIECE_ROWS", 0);
-  return rows > 0 ? 2 * rows : std::numeric_limits<std::int64_t>::max();
-}
-
 bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim) {
-  return dtype == DType::kBF16 && num_rows >= 1 && num_rows <= skinny_rows() && in_dim % 8 == 0;
+  return dtype == DType::kBF16 && num_rows >= 1 && num_rows <= device::kSkinnyRowsMax && in_dim % 8 == 0;
 }
 
 Products::Products() = default;
@@ -121,7 +111,7 @@ std::vector<Products::Open> Products::open_questions(const RowLimits& limits) {
   std::vector<Open> open;
   for (const std::int64_t bucket : row_buckets(std::max(limits.tokens, limits.logits))) {
     for (auto& [shape, known] : entries_) {
-      const std::int64_t most = std::min(known->is_head ? limits.logits : limits.tokens, piece_rows_max());
+      const std::int64_t most = known->is_head ? limits.logits : limits.tokens;
       if (bucket > row_bucket(most) || known->weights.empty() || known->by_bucket.contains(bucket)) continue;
       if (!is_skinny(shape.dtype, bucket, shape.in_dim)) open.push_back({&shape, known.get(), bucket, std::min(bucket, most)});
     }
@@ -130,7 +120,7 @@ std::vector<Products::Open> Products::open_questions(const RowLimits& limits) {
 }
 
 void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
-  if (entries_.empty() || setting("FG_CUDA_TUNE", 1) == 0) return;
+  if (entries_.empty() || is_timing_off()) return;
   const auto start = std::chrono::steady_clock::now();
   const std::string key = cache_key();
   const std::filesystem::path file = algorithm_file(cache_folder(), key);

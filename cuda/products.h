@@ -4,8 +4,8 @@
 // Order of calls: learn() each weight, tune() once, then run() as often as wanted. What was not tuned runs with the library's
 // favourite. One thread.
 //
-// To compare on a card: FG_CUDA_SKINNY_ROWS=n sets from which number of rows on cuBLASLt is used (0: always, 16: the most),
-// FG_CUDA_TUNE=0 leaves the timing and its cache file out.
+// To compare on a card: FG_CUDA_TUNE=0 leaves the timing and its cache file out. Tried on an H200 and slower: products of many rows in
+// pieces of 1,024 or 2,048, for smaller workspaces.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,21 +26,6 @@ namespace fastgen {
 // Whether products of so many rows run on the kernels of skinny_kernel.h, fused with what follows where the op allows it.
 bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim);
 
-// Products of many rows may run in pieces, which need less workspace: FG_CUDA_PIECE_ROWS=n; rows that are left go in one piece if
-// they are no more than two. Off by default: on an H200 prefill of 8,192 tokens of Mistral 7B was 2.5 % slower in pieces of 1,024
-// or 2,048 rows than whole, that of 4,096 as fast.
-std::int64_t piece_rows_max();
-// visit(first, count) for each piece of [0, num_rows).
-template <typename Visit>
-void for_pieces(std::int64_t num_rows, const Visit& visit) {
-  const std::int64_t most = piece_rows_max();
-  for (std::int64_t first = 0; first < num_rows;) {
-    const std::int64_t left = num_rows - first, count = left <= most ? left : most / 2;
-    visit(first, count);
-    first += count;
-  }
-}
-
 class Products {
  public:
   Products();
@@ -60,8 +45,8 @@ class Products {
   // start goes on. Waits for the GPU. Inputs and outputs lie in the scratch; what does not fit there is left out.
   void tune(std::span<const Scratch> scratch, const RowLimits& limits);
 
-  // In one piece. Pointers are device memory, rows contiguous. x and w of shape.dtype; bias [N] only with float32 results. No allocation, nothing
-  // waits: may be captured.
+  // Pointers are device memory, rows contiguous. x and w of shape.dtype; bias [N] only with float32 results. No allocation,
+  // nothing waits: may be captured.
   void run(cudaStream_t stream, const ProductShape& shape, const void* w, const void* x, const float* bias, void* out,
            std::int64_t num_rows);
 

@@ -6,16 +6,18 @@
 // at k = 8t of each 32, which fill its places in two mma. Nothing passes through shared memory but the warps' partial sums, added in
 // a fixed order: results do not depend on timing.
 //
-// Each thread holds two steps of weights in registers (128 KB an SM in flight) and can ask for further ones in L2 (off: it was slower, see below). All that
-// is requested before wait_for_previous(), and again across the border between a block's tiles, so that memory stays busy through
-// the small kernels in between and through the sums.
+// Each thread holds two steps of weights in registers (128 KB an SM in flight). They are requested before wait_for_previous(), and
+// again across the border between a block's tiles, so that memory stays busy through the small kernels in between and through the
+// sums.
 //
 // Measured on an H200, 1 row, Mistral 7B's shapes, in the replayed decode step: gate-up 65 us (3.6 TB/s), QKV 19.7 us, O and down
-// 23 us on average; 3 to 17 % more with 16 rows. cuBLASLt needs 18 us for QKV at 64 rows. Asking L2 for further steps
-// (FG_CUDA_SKINNY_AHEAD) made one stream slower: 218 tokens/s with 0, 215 with 2, 209 with 4.
+// 23 us on average; 3 to 17 % more with 16 rows. cuBLASLt needs 18 us for QKV at 64 rows.
+//
+// Tried and slower: asking L2 for two or four further steps before the wait; letting the next kernel start at this one's start and
+// not at its end (launch.cuh). The kernel still has both, unused (Geometry): without them ptxas 13.0 moves one or two of a thread's
+// first 16 loads behind the wait, and spills a register of QKV's epilogue. They go when the kernel without them has been timed.
 #include <algorithm>
 #include <climits>
-#include <cstdlib>
 
 #include "device_math.cuh"
 #include "launch.cuh"
@@ -34,8 +36,8 @@ struct Geometry {
   std::int32_t num_tiles;
   std::int32_t rows_apart;  // between the tile's two runs of 16 rows
   std::int32_t row_bound;   // rows from here on do not exist
-  std::int32_t steps_ahead;  // requested in L2 beyond those in registers, before the first
-  bool starts_next_late = true;  // see launch.cuh
+  std::int32_t steps_ahead = 0;  // requested in L2 beyond those in registers, before the first
+  bool starts_next_late = true;  // the next kernel, at this one's end
 };
 
 // First row of the tile's first run of 16.
@@ -300,12 +302,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarpsPerSm / kWarps)
   if (geometry.starts_next_late) let_next_start();
 }
 
-// To compare on a card.
-int setting(const char* name, int otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::atoi(text);
-}
-
 template <int kWarps, typename Tiles, typename Epilogue>
 void run_with(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
               cudaStream_t stream) {
@@ -319,13 +315,9 @@ void run_with(const SkinnyProduct& a, const Geometry& geometry, const Tiles& til
 }
 
 template <typename Tiles, typename Epilogue>
-void run(const SkinnyProduct& a, Geometry geometry, const Tiles& tiles, const Epilogue& epilogue,
+void run(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
          cudaStream_t stream) {
-  static const int warps = setting("FG_CUDA_SKINNY_WARPS", 0), ahead = setting("FG_CUDA_SKINNY_AHEAD", 0);
-  geometry.steps_ahead = ahead;
-  geometry.starts_next_late = card().starts_next_late;
-  const bool has_many = geometry.num_tiles > card().num_sms;
-  if (warps == 8 || (warps == 0 && has_many)) {
+  if (geometry.num_tiles > card().num_sms) {
     run_with<8>(a, geometry, tiles, epilogue, stream);
   } else {
     run_with<16>(a, geometry, tiles, epilogue, stream);
@@ -336,7 +328,7 @@ void run(const SkinnyProduct& a, Geometry geometry, const Tiles& tiles, const Ep
 
 void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool out_bf16, bool add,
                    cudaStream_t stream) {
-  const Geometry geometry{(a.out_dim + kTileRows - 1) / kTileRows, 16, a.out_dim, 0};
+  const Geometry geometry{(a.out_dim + kTileRows - 1) / kTileRows, 16, a.out_dim};
   if (out_bf16) {
     const LinearEpilogue<__nv_bfloat16> epilogue{bias, static_cast<__nv_bfloat16*>(out), add, a.out_dim};
     run(a, geometry, PlainTiles{}, epilogue, stream);
@@ -348,14 +340,14 @@ void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool ou
 
 void skinny_gate_up(const SkinnyProduct& a, void* out, cudaStream_t stream) {
   const std::int32_t ffn_dim = a.out_dim / 2;
-  run(a, {ffn_dim / 16, ffn_dim, INT_MAX, 0}, GateUpTiles{},
+  run(a, {ffn_dim / 16, ffn_dim, INT_MAX}, GateUpTiles{},
       GateUpEpilogue{static_cast<__nv_bfloat16*>(out), ffn_dim}, stream);
 }
 
 void skinny_qkv(const SkinnyProduct& a, const RopeLaunch& rope, cudaStream_t stream) {
   const int half = rope.layout.head_dim / 2;
   const HeadTiles tiles{half / 16, rope.layout.head_dim};
-  run(a, {a.out_dim / kTileRows, half, INT_MAX, 0}, tiles, RopeEpilogue{rope, tiles}, stream);
+  run(a, {a.out_dim / kTileRows, half, INT_MAX}, tiles, RopeEpilogue{rope, tiles}, stream);
 }
 
 }  // namespace fastgen::device
