@@ -5,13 +5,13 @@
 #include <atomic>
 #include <deque>
 #include <exception>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/snapshot.h"
 #include "base/spans.h"
 #include "base/step_trace.h"
 #include "base/wake.h"
@@ -54,8 +54,7 @@ class EngineImpl final : public Engine {
   // ---- any thread
   const EngineInfo& info() const override { return info_; }
   EngineStats stats() const override {
-    const std::lock_guard lock(stats_mutex_);
-    EngineStats stats = stats_;
+    EngineStats stats = stats_.read();
     stats.tickets_in_use = tickets_.num_in_use();
     // A sign of progress may come between the two readings, so it can lie in what is the future here.
     const std::uint64_t progress_us = progress_us_.load(std::memory_order_relaxed), now = now_us();
@@ -226,24 +225,25 @@ class EngineImpl final : public Engine {
   }
 
   void update_stats() {
-    const std::lock_guard lock(stats_mutex_);
-    stats_.num_steps = num_steps_;
-    stats_.num_graph_steps = runner_->num_graph_steps();
-    stats_.prefill_tokens = prefill_tokens_;
-    stats_.decode_tokens = decode_tokens_;
-    stats_.num_finished = roster_.counts().num_finished;
-    stats_.num_preemptions = roster_.counts().num_preemptions;
-    stats_.num_ring_waits = roster_.counts().num_ring_waits;
-    stats_.last_step_us = last_step_us_;
-    stats_.num_mixed_steps = num_mixed_steps_;
-    stats_.num_prefill_steps = num_prefill_steps_;
-    stats_.step_us = step_us_;
-    stats_.step_tokens = step_tokens_;
-    stats_.num_waiting = roster_.num_waiting();
-    stats_.num_running = roster_.num_running();
-    stats_.num_blocks = roster_.kv().num_blocks();
-    stats_.num_free_blocks = roster_.kv().num_free_blocks();
-    stats_.failed = failed_;
+    EngineStats stats;
+    stats.num_steps = num_steps_;
+    stats.num_graph_steps = runner_->num_graph_steps();
+    stats.prefill_tokens = prefill_tokens_;
+    stats.decode_tokens = decode_tokens_;
+    stats.num_finished = roster_.counts().num_finished;
+    stats.num_preemptions = roster_.counts().num_preemptions;
+    stats.num_ring_waits = roster_.counts().num_ring_waits;
+    stats.last_step_us = last_step_us_;
+    stats.num_mixed_steps = num_mixed_steps_;
+    stats.num_prefill_steps = num_prefill_steps_;
+    stats.step_us = step_us_;
+    stats.step_tokens = step_tokens_;
+    stats.num_waiting = roster_.num_waiting();
+    stats.num_running = roster_.num_running();
+    stats.num_blocks = roster_.kv().num_blocks();
+    stats.num_free_blocks = roster_.kv().num_free_blocks();
+    stats.failed = failed_;
+    stats_.publish(stats);
   }
 
   // Shared.
@@ -252,8 +252,7 @@ class EngineImpl final : public Engine {
   std::vector<std::unique_ptr<OutputRing>> rings_;
   Wake wake_;
   std::atomic<bool> stopping_{false};  // says only that stop was called; the join orders the rest
-  mutable std::mutex stats_mutex_;     // once per step and per question
-  EngineStats stats_;
+  Snapshot<EngineStats> stats_;        // once per step; whoever asks does not hold the engine up, nor it them
   std::atomic<std::uint64_t> progress_us_{0};  // for people and health checks: orders nothing
 
   // The engine thread's.

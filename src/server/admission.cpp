@@ -14,26 +14,27 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-void DrainRate::forget_old(std::uint64_t slot) {
-  if (first_slot_ == 0) first_slot_ = newest_slot_ = slot;
-  for (std::size_t i = 0; newest_slot_ < slot && i < kNumSlots; ++i) ended_[++newest_slot_ % kNumSlots] = 0;
-  newest_slot_ = std::max(newest_slot_, slot);
-}
-
 void DrainRate::on_end(std::uint64_t now_us) {
-  const std::lock_guard lock(mutex_);
   const std::uint64_t slot = now_us / kSlotUs;
-  forget_old(slot);
-  ++ended_[newest_slot_ % kNumSlots];
+  std::uint64_t none = 0;
+  first_slot_.compare_exchange_strong(none, slot, std::memory_order_relaxed);
+  std::atomic<std::uint64_t>& ended = ended_[slot % kNumSlots];
+  std::uint64_t before = ended.load(std::memory_order_relaxed), after = 0;
+  do {
+    if (before >> kCountBits > slot) return;  // this thread was held up for ten seconds
+    after = (before >> kCountBits == slot ? before : slot << kCountBits) + 1;
+  } while (!ended.compare_exchange_weak(before, after, std::memory_order_relaxed));
 }
 
 double DrainRate::per_second(std::uint64_t now_us) const {
-  const std::lock_guard lock(mutex_);
-  const std::uint64_t slot = now_us / kSlotUs;
-  if (first_slot_ == 0 || slot >= newest_slot_ + kNumSlots) return 0;
+  const std::uint64_t slot = now_us / kSlotUs, first_slot = first_slot_.load(std::memory_order_relaxed);
+  if (first_slot == 0) return 0;
   std::uint64_t count = 0;
-  for (std::uint64_t s = newest_slot_; s + kNumSlots > slot && s + kNumSlots > newest_slot_ && s >= first_slot_; --s) count += ended_[s % kNumSlots];
-  const std::uint64_t begin_us = std::max(first_slot_, slot + 1 > kNumSlots ? slot + 1 - kNumSlots : 0) * kSlotUs;
+  for (const std::atomic<std::uint64_t>& entry : ended_) {
+    const std::uint64_t ended = entry.load(std::memory_order_relaxed);
+    if ((ended >> kCountBits) + kNumSlots > slot) count += ended & ((std::uint64_t{1} << kCountBits) - 1);
+  }
+  const std::uint64_t begin_us = std::max(first_slot, slot + 1 > kNumSlots ? slot + 1 - kNumSlots : 0) * kSlotUs;
   return static_cast<double>(count) * 1e6 / static_cast<double>(std::max(now_us - std::min(begin_us, now_us), kSlotUs));
 }
 
@@ -58,10 +59,12 @@ ApiError Admission::come_again(const char* why, double excess_s, std::uint64_t n
   const double rate = drain_rate_.per_second(now_us);
   double wait_s = kUnknownS;
   if (rate > 0) {
-    const std::lock_guard lock(mutex_);
-    const auto gap_us = static_cast<std::uint64_t>(1e6 / rate), excess_us = static_cast<std::uint64_t>(excess_s * 1e6);
-    next_return_us_ = std::min(std::max(next_return_us_, now_us + excess_us) + gap_us, now_us + static_cast<std::uint64_t>(kMostS * 1e6));
-    wait_s = static_cast<double>(next_return_us_ - now_us) * 1e-6;
+    const auto gap_us = static_cast<std::uint64_t>(1e6 / rate), most_us = static_cast<std::uint64_t>(kMostS * 1e6);
+    const auto soonest_us = now_us + static_cast<std::uint64_t>(excess_s * 1e6);
+    std::uint64_t last_us = next_return_us_.load(std::memory_order_relaxed), return_us = 0;
+    do return_us = std::min(std::max(last_us, soonest_us) + gap_us, now_us + most_us);
+    while (!next_return_us_.compare_exchange_weak(last_us, return_us, std::memory_order_relaxed));
+    wait_s = static_cast<double>(return_us - now_us) * 1e-6;
   }
   wait_s = std::clamp(wait_s, kLeastS, kMostS);
   ApiError error(429, fmt::format("{}; try again in {:.2g} s", why, wait_s), "", "rate_limit_exceeded");

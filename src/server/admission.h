@@ -1,10 +1,11 @@
 // Whether a request may come in, decided before any work is spent on it (row 2): from the tickets, the number of requests
-// that wait and the rate at which answers end. And when a client that is refused should come again.
+// that wait and the rate at which answers end. And when a client that is refused should come again. All of it from atomics: no
+// request waits for another one, or for the engine.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 
 #include "server/api_error.h"
@@ -21,11 +22,12 @@ class DrainRate {
  private:
   static constexpr std::uint64_t kSlotUs = 500'000;
   static constexpr std::size_t kNumSlots = 20;
-  void forget_old(std::uint64_t slot);
+  static constexpr int kCountBits = 24;
 
-  mutable std::mutex mutex_;
-  std::array<std::uint32_t, kNumSlots> ended_{};  // by slot of time, a ring
-  std::uint64_t newest_slot_ = 0, first_slot_ = 0;
+  // By slot of time, a ring; each holds slot << kCountBits | how many ended in it. They order nothing: a count that is seen a moment
+  // late makes the rate a little smaller.
+  std::array<std::atomic<std::uint64_t>, kNumSlots> ended_{};
+  std::atomic<std::uint64_t> first_slot_{0};  // 0: none has ended yet
 };
 
 class Admission {
@@ -45,9 +47,8 @@ class Admission {
 
   const double max_wait_s_;  // 0: any
   DrainRate drain_rate_;
-  std::mutex mutex_;
-  // Refused clients are told to come back one after the other, as places come free, rather than all at once.
-  std::uint64_t next_return_us_ = 0;
+  // Refused clients are told to come back one after the other, as places come free, rather than all at once. Orders nothing.
+  std::atomic<std::uint64_t> next_return_us_{0};
 };
 
 }  // namespace fastgen::server
