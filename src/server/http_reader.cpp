@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <stdexcept>
 
 #include <boost/beast/core/error.hpp>
 #include <boost/beast/http/error.hpp>
@@ -34,6 +35,12 @@ bool same_word(std::string_view a, std::string_view b) {
 // What any chunked body still has to come while it is not whole: "0", CRLF, CRLF. Beast 1.81 asserts that it gets so much at once
 // when it comes back to a last chunk, so a body in small pieces would end the process.
 constexpr std::size_t kLastChunkBytes = 5;
+
+// Of what follows a header, Beast bounds only the bodies of chunks.
+ApiError chunk_lines_too_long(const HttpReader::Limits& limits) {
+  return ApiError(431, fmt::format("a chunk's first line or the trailer is over {} bytes (--max-header-bytes)", limits.header_bytes), "",
+                  "header_too_large");
+}
 
 // "http://host/path" (RFC 9112, 3.2.2) to "/path".
 std::string origin_form(std::string_view target) {
@@ -71,8 +78,18 @@ void check_header(const HttpRequest& request) {
 }  // namespace
 
 struct HttpReader::Parser {
+  std::size_t put(std::string_view bytes, boost::system::error_code& error);
   http::request_parser<http::string_body> beast;
 };
+
+std::size_t HttpReader::Parser::put(std::string_view bytes, boost::system::error_code& error) {
+  try {
+    return beast.put(boost::asio::const_buffer(bytes.data(), bytes.size()), error);
+  } catch (const std::length_error&) {  // Beast keeps no name or value of over 64 KB
+    error = http::error::header_limit;
+    return 0;
+  }
+}
 
 HttpReader::HttpReader(const Limits& limits) : limits_(limits), parser_(std::make_unique<Parser>()) {
   parser_->beast.header_limit(static_cast<std::uint32_t>(limits.header_bytes));
@@ -85,16 +102,17 @@ std::size_t HttpReader::put(std::string_view bytes) {
   std::size_t taken = 0;
   while (taken < bytes.size() && !done()) {
     const bool had_header = header_done();
+    const std::size_t before = taken;
     if (had_header && parser_->beast.chunked() && bytes.size() - taken < kLastChunkBytes) break;
     boost::system::error_code error;
-    const std::size_t count = parser_->beast.put(boost::asio::const_buffer(bytes.data() + taken, bytes.size() - taken), error);
-    taken += count;
+    taken += parser_->put(bytes.substr(taken), error);
+    if (error == http::error::need_more && had_header && bytes.size() - taken > limits_.header_bytes) throw chunk_lines_too_long(limits_);
     if (error == http::error::need_more) break;
     if (error) throw refusal_of(limits_, error);
     if (!had_header && header_done()) {
       read_header();
       parser_->beast.eager(true);
-    } else if (count == 0) {
+    } else if (taken == before) {
       break;
     }
   }

@@ -151,6 +151,8 @@ asio::awaitable<bool> Session::read_request(HttpRequest& request) {
     if (in_.empty() || start_us > 0) {
       const bool has_more = co_await read_more();
       if (read_timed_out_) refusal = ApiError(408, "the request did not come in time (--header-timeout-s, --read-timeout-s)", "", "request_timeout");
+      // One that says no more may still listen, so it hears why it gets no answer.
+      if (!has_more && !refusal && start_us > 0 && !gone_) refusal = ApiError(400, "the request ended before it was whole", "", "invalid_http");
       if (!has_more && !refusal) co_return false;
     }
     if (refusal) break;

@@ -53,7 +53,14 @@ CASES = {
     "chunk size with a sign": (post(b"Transfer-Encoding: chunked\r\n", b"-1\r\n\r\n"), 400, b"invalid_http"),
     "chunk size of 17 digits": (post(b"Transfer-Encoding: chunked\r\n", b"FFFFFFFFFFFFFFFFF\r\n\r\n"), 400, b"invalid_http"),
     "chunk without its end": (post(b"Transfer-Encoding: chunked\r\n", b"1\r\naX0\r\n\r\n"), 400, b"invalid_http"),
+    "a last chunk that goes on": (post(b"Transfer-Encoding: chunked\r\n", b"0\r\nt\r\n\r\n"), 400, b"invalid_http"),
+    "a length in the trailer": (post(b"Transfer-Encoding: chunked\r\n", b"0\r\nContent-Length: 5\r\n\r\n" + SMUGGLED), 400, b"invalid_http"),
+    "a coding in the trailer": (post(b"Transfer-Encoding: chunked\r\n", b"0\r\nTransfer-Encoding: chunked\r\n\r\n" + SMUGGLED), 400, b"invalid_http"),
+    "a chunk whose CR stands alone": (post(b"Transfer-Encoding: chunked\r\n", b"1\ra\r\n0\r\n\r\n"), 400, b"invalid_http"),
+    "a chunk longer than 64 bits less one": (post(b"Transfer-Encoding: chunked\r\n", b"FFFFFFFFFFFFFFFE\r\n"), 413, b"max-body-bytes"),
     "chunks in HTTP/1.0": (b"POST /v1/completions HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, b"error"),
+    "a body that ends early": (post(b"Content-Length: 1000\r\n"), 400, b"ended before"),
+    "a header that ends early": (HEAD, 400, b"ended before"),
     # whose host is it?
     "no host": (get(b"/health", b""), 400, b"Host"),
     "two hosts": (get(b"/health", b"Host: a\r\nHost: b\r\n"), 400, b"Host"),
@@ -110,6 +117,10 @@ CASES = {
     "600 headers": (get(b"/health", b"Host: x\r\n" + b"".join(b"H%d: %s\r\n" % (i, b"v" * 40) for i in range(600))), 431, b"header"),
     "one long header": (get(b"/health", b"Host: x\r\nA: " + b"b" * 100000 + b"\r\n"), 431, b"header"),
     "a long target": (get(b"/health?" + b"a" * 100000), 431, b"header"),
+    "a chunk's extension without end": (post(b"Transfer-Encoding: chunked\r\n", b"1;a=" + b"b" * 1000000), 431, b"chunk"),
+    "a quoted extension without end": (post(b"Transfer-Encoding: chunked\r\n", b'1;a="\r\n' + b"b" * 1000000), 431, b"chunk"),
+    "a chunk size of zeros without end": (post(b"Transfer-Encoding: chunked\r\n", b"0" * 1000000), 431, b"chunk"),
+    "a trailer without end": (post(b"Transfer-Encoding: chunked\r\n", b"0\r\n" + b"A: b\r\n" * 200000), 431, b"trailer"),
     "17 MB chunks of nothing": (post(b"Transfer-Encoding: chunked\r\n", (b"100000\r\n" + b" " * 0x100000 + b"\r\n") * 34), 413, b"max-body-bytes"),
 }  # fmt: skip
 
@@ -147,13 +158,25 @@ def bystander(server):
 @pytest.mark.parametrize("name", CASES)
 def test_case(server, bystander, name):
     data, status, part = CASES[name]
-    answer = exchange(server.port, data)
-    header, _, body = answer.partition(b"\r\n\r\n")
-    assert header.startswith(b"HTTP/1.1 %d " % status), (name, answer[:500])
-    assert part in answer, (name, answer[:500])
-    assert b"Set-Cookie" not in header and answer.count(b"HTTP/1.1 ") == 1, answer  # nothing smuggled was answered
-    assert json.loads(body)["error"]["message"]
+    for piece_bytes in (None, 1) if len(data) < 500 else (None,):
+        answer = exchange(server.port, data, piece_bytes=piece_bytes)
+        header, _, body = answer.partition(b"\r\n\r\n")
+        assert header.startswith(b"HTTP/1.1 %d " % status), (name, answer[:500])
+        assert part in answer, (name, answer[:500])
+        assert b"Set-Cookie" not in header and answer.count(b"HTTP/1.1 ") == 1, answer  # nothing smuggled was answered
+        assert json.loads(body)["error"]["message"]
     assert httpx.get(server.url + "/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"000\r\nA: b\r\nB: c\r\n\r\n", b'0;a="b"\r\n\r\n'])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
+def test_a_chunked_body_however_it_is_cut(server, bystander, size, end):
+    """In chunks of `size` bytes, sent in pieces of 1, 2, 3 bytes and all at once; another request follows on the connection."""
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(BODY[i:i + size]), BODY[i:i + size]) for i in range(0, len(BODY), size))
+    data = post(b"Transfer-Encoding: chunked\r\n", chunks + end) + get(b"/version", b"Host: x\r\nConnection: close\r\n")
+    for piece_bytes in (1, 2, 3, None):
+        answer = exchange(server.port, data, half_close=False, piece_bytes=piece_bytes)
+        assert answer.count(b"HTTP/1.1 200 ") == 2 and b'"text_completion"' in answer and answer.endswith(b'"}'), (piece_bytes, answer)
 
 
 def test_there_are_enough():

@@ -52,8 +52,8 @@ TEST_CASE("a request comes whole however its bytes are cut") {
 
 TEST_CASE("chunked bodies are joined however their bytes are cut") {
   const std::string header = "Transfer-Encoding: chunked\r\n";
-  for (const std::string& end : {"0\r\n\r\n", "0\r\nTrailer: t\r\n\r\n", "000;x=y\r\n\r\n"}) {
-    const std::string bytes = post(header, "3\r\nabc\r\n2;x=y\r\nde\r\n" + end) + "GET /next";
+  for (std::string_view end : {"0\r\n\r\n", "0\r\nTrailer: t\r\n\r\n", "000;x=y\r\n\r\n"}) {
+    const std::string bytes = post(header, "3\r\nabc\r\n2;x=y\r\nde\r\n" + std::string(end)) + "GET /next";
     for (std::size_t piece = 1; piece < bytes.size(); ++piece) {
       HttpReader reader(kLimits);
       CHECK(put_in_pieces(reader, bytes, piece) == "GET /next");
@@ -69,6 +69,37 @@ TEST_CASE("a last chunk that goes on wrongly is refused") {
     HttpReader reader(kLimits);
     CHECK_THROWS_AS(put_in_pieces(reader, bytes, piece), ApiError);
   }
+}
+
+// What can be sent after a header and is no body must not pile up here.
+TEST_CASE("the lines between chunks have an end") {
+  const std::string header = "Transfer-Encoding: chunked\r\n", much(3000, 'b'), fields = "A: " + std::string(500, 'b') + "\r\n";
+  for (const std::string& lines : {"1;a=" + much, "1;a=\"\r\n" + much, "0" + std::string(3000, '0'), "0\r\nA: " + much, "0\r\n" + fields + fields + fields,
+                                   "3\r\nabc\r\n1;" + much, "3\r\nabc\r\n0\r\nA: " + much}) {
+    CAPTURE(lines.substr(0, 20));
+    const std::string bytes = post(header, lines);
+    for (std::size_t piece : {1, 7, 700, 10000}) {
+      HttpReader reader(kLimits);
+      std::string in;
+      int status = 0;
+      for (std::string_view rest = bytes; !rest.empty() && status == 0; rest.remove_prefix(std::min(piece, rest.size()))) {
+        in += rest.substr(0, piece);
+        try {
+          in.erase(0, reader.put(in));
+        } catch (const ApiError& error) {
+          status = error.status;
+        }
+        CHECK(in.size() <= kLimits.header_bytes + piece);
+      }
+      CHECK(status == 431);
+    }
+  }
+  CHECK(status_of(post(header, "1;a=" + std::string(900, 'b') + "\r\nx\r\n0\r\nA: " + std::string(900, 'b') + "\r\n\r\n")) == 0);
+}
+
+TEST_CASE("a field that the parser cannot keep is too large") {
+  HttpReader reader({1 << 20, 2000});
+  CHECK_THROWS_AS(reader.put(post("X: " + std::string(70000, 'y') + "\r\n")), ApiError);
 }
 
 TEST_CASE("what two parties could read differently is refused") {

@@ -16,11 +16,15 @@ def read_all(connection):
     return received
 
 
-def exchange(port, data, half_close=True):
-    """Sends the bytes, says that no more come (unless told not to), and reads everything that is answered."""
+def exchange(port, data, half_close=True, piece_bytes=None):
+    """Sends the bytes, says that no more come (unless told not to), and reads everything that is answered.
+
+    With piece_bytes so many at a time, each piece in a packet of its own."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            connection.sendall(data)
+            for i in range(0, len(data), piece_bytes or len(data)):
+                connection.sendall(data[i : i + (piece_bytes or len(data))])
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
