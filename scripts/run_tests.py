@@ -116,8 +116,11 @@ def run_tidy(counts):
     counts.add("tidy", seconds, int(status == 0), int(status != 0), 0, output)
 
 
+FUZZ_SEEDS = {"config": ["configs"], "jinja": ["golden/templates/sources"], "tokenizer": ["golden/tokens"]}
+
+
 def run_fuzz(counts, build, target_seconds):
-    """Each libFuzzer target for a while, from its seeds in tests/fuzz/corpus/NAME where there are any."""
+    """Each libFuzzer target for a while, from its seeds in tests/fuzz/corpus/NAME and what other tests have of its kind."""
     targets = sorted(path for path in (build / "tests" / "fuzz").glob("fuzz_*") if path.is_file() and os.access(path, os.X_OK))
     if not targets:
         counts.add("fuzz", 0, 0, 1, 0, f"no fuzz targets in {build}/tests/fuzz")
@@ -125,7 +128,8 @@ def run_fuzz(counts, build, target_seconds):
         name = target.name
         corpus = build / "corpus" / name
         corpus.mkdir(parents=True, exist_ok=True)
-        seeds = [path for short in (name, name.removeprefix("fuzz_")) if (path := ROOT / "tests" / "fuzz" / "corpus" / short).is_dir()]
+        short = name.removeprefix("fuzz_")
+        seeds = [path for folder in (f"fuzz/corpus/{short}", *FUZZ_SEEDS.get(short, [])) if (path := ROOT / "tests" / folder).is_dir()]
         command = [str(target), f"-max_total_time={target_seconds}", "-timeout=20", "-rss_limit_mb=4096", "-print_final_stats=1",
                    f"-artifact_prefix={build}/{name}-", str(corpus), *map(str, seeds)]
         status, output, seconds = run(command, target_seconds + 300)
