@@ -21,6 +21,9 @@ void add_model_flags(CLI::App& app, EngineConfig& config) {
   app.add_flag("--dummy-weights", config.dummy_weights, "Random weights made from config.json alone")->group("Model");
   flag("--layers", config.num_layers, "With --dummy-weights: only so many of the layers; 0: all")
       ->check(CLI::Range(0, 1 << 10))->capture_default_str();
+  app.add_option("--ignore-config-keys", config.ignore_config_keys,
+                 "Keys of config.json and generation_config.json that are not known and may be ignored, comma-separated")
+      ->group("Model")->delimiter(',')->allow_extra_args(false);
 }
 
 void add_engine_flags(CLI::App& app, EngineConfig& config) {

@@ -32,6 +32,7 @@ struct EngineConfig {
   bool dummy_weights = false;       // random weights from the config alone
   std::int32_t num_layers = 0;      // with dummy weights: only the first ones; 0: all
   std::uint64_t seed = 0;           // of dummy weights
+  std::vector<std::string> ignore_config_keys;  // keys of config.json and generation_config.json that are not known and may stand there
 
   std::int32_t max_model_len = 0;   // tokens of prompt and output; 0: the model's own, lowered to what the KV arena holds
   double kv_gb = 0;                 // size of the KV arena, 1e9 bytes; 0: on the CPU a quarter of free memory, on a GPU what is left

@@ -115,7 +115,7 @@ class Setup {
 
   void read_config() {
     folder_ = config_.model.empty() ? default_model_folder() : resolve_model_folder(config_.model, config_.revision);
-    const ModelConfig whole = first_layers(load_config(folder_));
+    const ModelConfig whole = first_layers(load_config(folder_, config_.ignore_config_keys));
     info_.num_parameters = whole.num_parameters();
     model_ = is_echo(config_.backend) ? echo_config(whole) : whole;
     if (config_.max_model_len > model_.max_positions_stretched)

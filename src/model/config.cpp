@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/mapped_file.h"
+#include "model/config_keys.h"
 #include "model/config_rope.h"
 #include "model/json_fields.h"
 
@@ -64,18 +65,15 @@ const Architecture& read_architecture(const JsonFields& config) {
   return *found;
 }
 
-// What would change results and is not here yet. A key that is absent, null or false asks for nothing.
+// Known keys that would change results and are not here yet; config_keys.h refuses those that nobody knows.
 void refuse_unsupported(const JsonFields& config, const Architecture& architecture) {
   for (const char* key : {"attention_bias", "mlp_bias", "attention_out_bias", "qkv_bias", "use_qk_norm", "quantization_config",
                           "compression_config", "attention_chunk_size", "no_rope_layers", "attn_logit_softcapping",
-                          "final_logit_softcapping", "num_local_experts", "num_experts", "n_routed_experts", "auto_map", "use_mrope",
+                          "final_logit_softcapping", "num_local_experts", "num_experts", "n_routed_experts", "use_mrope",
                           "clip_qkv", "alibi", "qk_layernorm", "parallel_attn", "use_parallel_residual", "rope_interleaved",
                           "dual_chunk_attention_config", "attention_sinks", "sliding_window_pattern", "rope_local_base_freq",
                           "no_rope_layer_interval", "per_layer_config", "dynamic_ntk_alpha"}) {
-    if (!config.has(key)) continue;
-    bool value = true;
-    if (config.at(key).get(value) == simdjson::SUCCESS && !value) continue;
-    config.fail(key, "is not supported");
+    if (config.has(key) && !asks_for_nothing(config.at(key))) config.fail(key, "is not supported");
   }
   for (const char* key : {"partial_rotary_factor", "embedding_multiplier", "residual_multiplier", "attention_multiplier",
                           "logits_scaling", "logit_scale", "query_pre_attn_scalar"}) {
@@ -222,7 +220,8 @@ std::int64_t ModelConfig::num_parameters() const {
   return (tied_head ? 1 : 2) * std::int64_t{vocab} * e + num_layers * layer + e;
 }
 
-ModelConfig parse_config(std::string_view config_json, std::string_view generation_json, std::string_view name) {
+ModelConfig parse_config(std::string_view config_json, std::string_view generation_json, std::string_view name,
+                         std::span<const std::string> ignored_keys) {
   simdjson::dom::parser parser;
   const std::string where = fmt::format("{}/config.json", name);
   const JsonFields config(parse_json_object(parser, config_json, where), where);
@@ -230,31 +229,36 @@ ModelConfig parse_config(std::string_view config_json, std::string_view generati
   const Architecture& architecture = read_architecture(config);
   out.architecture = architecture.name;
   refuse_unsupported(config, architecture);
+  check_config_keys(config, ignored_keys);
   out.qkv_bias = architecture.qkv_bias;
   out.qk_norm = architecture.qk_norm;
   read_shape(config, architecture, out);
   read_window(config, architecture, out);
   out.norm_eps = static_cast<float>(config.number_or("rms_norm_eps", 1e-6, 0, 1));
   out.tied_head = config.boolean_or("tie_word_embeddings", false);
-  out.rope = read_rope(config, out.max_positions);
+  out.rope = read_rope(config, out.max_positions, ignored_keys);
   set_reach(out);
   out.dtype = read_dtype(config);
   out.bos_id = static_cast<std::int32_t>(config.integer_or("bos_token_id", -1, 0, out.vocab - 1));
   add_eos_ids(config, out.vocab, out.eos_ids);
-  if (generation_json.empty()) return out;
+  if (generation_json.empty()) {
+    out.sampling = read_sampling(config);  // where it stood before there was a generation_config.json
+    return out;
+  }
   simdjson::dom::parser generation_parser;
   const std::string generation_where = fmt::format("{}/generation_config.json", name);
   const JsonFields generation(parse_json_object(generation_parser, generation_json, generation_where), generation_where);
+  check_generation_keys(generation, ignored_keys);
   add_eos_ids(generation, out.vocab, out.eos_ids);
   out.sampling = read_sampling(generation);
   return out;
 }
 
-ModelConfig load_config(const std::filesystem::path& folder) {
+ModelConfig load_config(const std::filesystem::path& folder, std::span<const std::string> ignored_keys) {
   const MappedFile config(folder / "config.json");
   const auto generation_path = folder / "generation_config.json";
   const MappedFile generation = std::filesystem::exists(generation_path) ? MappedFile(generation_path) : MappedFile();
-  return parse_config(text_of(config), text_of(generation), folder.string());
+  return parse_config(text_of(config), text_of(generation), folder.string(), ignored_keys);
 }
 
 }  // namespace fastgen

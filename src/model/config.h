@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -73,8 +74,10 @@ struct ModelConfig {
 };
 
 // Reads config.json and, where present, generation_config.json of a model folder.
-ModelConfig load_config(const std::filesystem::path& folder);
+// A key that is not known and asks for something is an Error, unless `ignored_keys` names it ("rope_scaling.x").
+ModelConfig load_config(const std::filesystem::path& folder, std::span<const std::string> ignored_keys = {});
 // The same from text; `name` stands in messages. generation_json may be empty.
-ModelConfig parse_config(std::string_view config_json, std::string_view generation_json, std::string_view name);
+ModelConfig parse_config(std::string_view config_json, std::string_view generation_json, std::string_view name,
+                         std::span<const std::string> ignored_keys = {});
 
 }  // namespace fastgen

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "model/config_keys.h"
+
 namespace fastgen {
 
 namespace {
@@ -54,8 +56,9 @@ void refuse_foreign(const JsonFields& fields) {
   }
 }
 
-RopeConfig read_rope_object(const JsonFields& fields, double theta, std::int32_t max_positions) {
+RopeConfig read_rope_object(const JsonFields& fields, double theta, std::int32_t max_positions, std::span<const std::string> ignored) {
   refuse_foreign(fields);
+  check_rope_keys(fields, ignored);
   RopeConfig rope;
   rope.theta = fields.number_or("rope_theta", theta, kMinTheta, kMaxTheta);
   const char* key = fields.has("rope_type") ? "rope_type" : "type";  // "type" is the oldest notation
@@ -87,13 +90,13 @@ RopeConfig read_rope_object(const JsonFields& fields, double theta, std::int32_t
 
 }  // namespace
 
-RopeConfig read_rope(const JsonFields& config, std::int32_t max_positions) {
+RopeConfig read_rope(const JsonFields& config, std::int32_t max_positions, std::span<const std::string> ignored) {
   const double theta = config.number_or("rope_theta", 10000, kMinTheta, kMaxTheta);
   RopeConfig rope;
   rope.theta = theta;
-  if (config.has("rope_scaling")) rope = read_rope_object(config.object("rope_scaling"), theta, max_positions);
+  if (config.has("rope_scaling")) rope = read_rope_object(config.object("rope_scaling"), theta, max_positions, ignored);
   if (!config.has("rope_parameters")) return rope;
-  const RopeConfig parameters = read_rope_object(config.object("rope_parameters"), theta, max_positions);
+  const RopeConfig parameters = read_rope_object(config.object("rope_parameters"), theta, max_positions, ignored);
   if (config.has("rope_scaling") && !(parameters == rope)) config.fail("rope_parameters", "contradicts rope_scaling");
   return parameters;
 }

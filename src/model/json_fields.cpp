@@ -72,8 +72,10 @@ JsonFields JsonFields::object(std::string_view key) const {
   return {value, where_, fmt::format("{}{}.", prefix_, key)};
 }
 
+std::string JsonFields::full_name(std::string_view key) const { return fmt::format("{}{}", prefix_, key); }
+
 void JsonFields::fail(std::string_view key, std::string_view problem) const {
-  throw Error(fmt::format("{}: {}{} {}", where_, prefix_, key, problem));
+  throw Error(fmt::format("{}: {} {}", where_, full_name(key), problem));
 }
 
 dom::object parse_json_object(dom::parser& parser, std::string_view text, const std::string& where) {

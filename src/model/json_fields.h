@@ -31,6 +31,13 @@ class JsonFields {
   std::string text_or(std::string_view key, std::string_view fallback) const;
   JsonFields object(std::string_view key) const;
 
+  std::string full_name(std::string_view key) const;  // with the objects that it stands in: "rope_scaling.factor"
+  // Calls visit(key, element) for each key, in the file's order.
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    for (auto [key, value] : object_) visit(key, value);
+  }
+
   // Throws Error "<where>: <key> <problem>".
   [[noreturn]] void fail(std::string_view key, std::string_view problem) const;
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -40,9 +41,9 @@ std::string llama(const std::string& extra = "", const std::string& without = ""
 // The config with one key's value replaced.
 std::string with(const std::string& key, const std::string& value) { return llama(fmt::format("\"{}\": {}", key, value), key); }
 
-std::string error_of(const std::string& config, const std::string& generation = "") {
+std::string error_of(const std::string& config, const std::string& generation = "", const std::vector<std::string>& ignored = {}) {
   try {
-    parse_config(config, generation, "m");
+    parse_config(config, generation, "m", ignored);
   } catch (const Error& error) {
     return error.what();
   }
@@ -183,6 +184,11 @@ TEST_CASE("generation_config's way of drawing is read, unless it does not sample
   CHECK_FALSE(all.min_p);
   CHECK_FALSE(sampling(R"({"do_sample": false, "temperature": 0.7})").temperature);
   CHECK_FALSE(sampling(R"({"eos_token_id": 2})").temperature);
+  // Older folders have no such file, and say it in config.json.
+  const std::string older = llama(R"("temperature": 0.9, "top_p": 0.6)");
+  CHECK(parse_config(older, "", "m").sampling.temperature == 0.9f);
+  CHECK(parse_config(older, "", "m").sampling.top_p == 0.6f);
+  CHECK_FALSE(parse_config(older, "{}", "m").sampling.top_p);
   CHECK(error_of(llama(), R"({"temperature": -1})") == "m/generation_config.json: temperature is -1, outside 0 to 2");
 }
 
@@ -242,7 +248,9 @@ TEST_CASE("what is wrong or not supported is named, with its file") {
       {llama(R"("sliding_window": 4096)"), "sliding_window is not supported"},
       {llama(R"("use_sliding_window": true)"), "use_sliding_window is not supported for LlamaForCausalLM"},
       {llama(R"("use_mrope": true)"), "use_mrope is not supported"},
-      {llama(R"("auto_map": {"AutoModel": "x"})"), "auto_map is not supported"},
+      {llama(R"("auto_map": {"AutoModel": "x"})"), "auto_map is not known and might change results (--ignore-config-keys auto_map goes on without it)"},
+      {llama(R"("num_local_experts": 8)"), "num_local_experts is not supported"},
+      {llama(R"("rope_scaling": {"type": "linear", "factor": 2, "new_way": 1})"), "rope_scaling.new_way is not known"},
       {llama(R"("final_logit_softcapping": 30.0)"), "final_logit_softcapping is not supported"},
       {llama(R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor other than 1 is not supported"},
       {llama(R"("logits_scaling": 8)"), "logits_scaling other than 1 is not supported"},
@@ -277,6 +285,39 @@ TEST_CASE("what is wrong or not supported is named, with its file") {
   CHECK(error_of(llama(), R"({"eos_token_id": [1, "x"]})") ==
         "m/generation_config.json: eos_token_id is neither an integer nor a list of them");
   CHECK(error_of(llama(), "oops").starts_with("m/generation_config.json: not valid JSON"));
+}
+
+TEST_CASE("a key that nobody reads is an error, unless it asks for nothing or the caller says that it may be ignored") {
+  const std::string unknown = " is not known and might change results (--ignore-config-keys ";
+  CHECK(error_of(llama(R"("new_thing": 3)")) == "m/config.json: new_thing" + unknown + "new_thing goes on without it)");
+  for (const char* value : {"true", "1", "1.0", "\"x\"", "[0]", R"({"a": null})", "-1"})
+    CHECK_MESSAGE(error_of(llama(fmt::format(R"("new_thing": {})", value))) != "no error", value);
+  for (const char* value : {"false", "0", "0.0", "\"\"", "[]", "{}", "null"})
+    CHECK_MESSAGE(error_of(llama(fmt::format(R"("new_thing": {})", value))) == "no error", value);
+  CHECK(error_of(llama(R"("logits_scaling": 1.0, "typical_p": 1, "num_beams": 1, "partial_rotary_factor": 1.0)")) == "no error");
+  CHECK(error_of(llama(R"("num_beams": 4)")).find("num_beams is not known") != std::string::npos);
+  CHECK(error_of(llama(), R"({"suppress_tokens": [5]})") == "m/generation_config.json: suppress_tokens" + unknown + "suppress_tokens goes on without it)");
+  CHECK(error_of(llama(), R"({"num_beams": 1, "suppress_tokens": null, "max_new_tokens": 2048, "_from_model_config": true})") == "no error");
+  const std::string rope = R"("rope_scaling": {"type": "linear", "factor": 2, "new_way": 1}, "new_thing": 3)";
+  CHECK(error_of(llama(rope), R"({"penalty_alpha": 0.6})", {"new_thing", "penalty_alpha", "rope_scaling.new_way"}) == "no error");
+  CHECK(error_of(llama(rope), "", {"new_thing"}).find("rope_scaling.new_way") != std::string::npos);
+  CHECK(error_of(llama(R"("mlp_bias": true)"), "", {"mlp_bias"}) == "m/config.json: mlp_bias is not supported");  // known to change results
+}
+
+// The keys beside the shapes in config.json of SmolLM2-135M-Instruct, Llama-3.3-70B-Instruct's mirror by unsloth, vicuna, Yarn-Llama-2,
+// and of a file that transformers 4.2x saved with every default of PretrainedConfig.
+TEST_CASE("what published configs hold beside the model is no error") {
+  for (const char* extra : {
+           R"("is_llama_config": true, "initializer_range": 0.041666666666666664, "pad_token_id": 2, "rope_interleaved": false,)"
+           R"( "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "use_cache": true, "pretraining_tp": 1)",
+           R"("_name_or_path": "x", "unsloth_fixed": true, "attention_dropout": 0.1, "mlp_bias": false, "transformers_version": "4.47.0")",
+           R"("max_sequence_length": 2048, "transformers_version": "4.28.1", "temperature": 0.9, "top_p": 0.6, "max_length": 4096)",
+           R"("rope_scaling": {"factor": 32.0, "original_max_position_embeddings": 4096, "type": "yarn", "finetuned": true})",
+           R"("return_dict": true, "output_hidden_states": false, "pruned_heads": {}, "is_encoder_decoder": false, "chunk_size_feed_forward": 0,)"
+           R"( "min_length": 0, "do_sample": false, "num_beams": 1, "diversity_penalty": 0.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0,)"
+           R"( "typical_p": 1.0, "repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": null,)"
+           R"( "num_return_sequences": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "tokenizer_class": null, "prefix": null)"})
+    CHECK_MESSAGE(error_of(llama(extra)) == "no error", extra);
 }
 
 TEST_CASE("a folder's files are read and named") {

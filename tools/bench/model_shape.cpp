@@ -12,8 +12,8 @@ std::int64_t ModelShape::layer_weights() const {
   return per_layer * num_layers;
 }
 
-ModelShape load_shape(const std::string& model, const std::string& revision) {
-  const ModelConfig config = load_config(model.empty() ? default_model_folder() : resolve_model_folder(model, revision));
+ModelShape load_shape(const std::string& model, const std::string& revision, const std::vector<std::string>& ignore_config_keys) {
+  const ModelConfig config = load_config(model.empty() ? default_model_folder() : resolve_model_folder(model, revision), ignore_config_keys);
   return {.num_layers = config.num_layers,
           .model_dim = config.model_dim,
           .num_heads = config.num_heads,

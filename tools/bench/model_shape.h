@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "backend/tensor.h"
 
@@ -27,7 +28,7 @@ struct ModelShape {
 };
 
 // Of a model's folder, or of its name in the local Hugging Face cache; empty: the default model. Only config.json is read.
-ModelShape load_shape(const std::string& model, const std::string& revision);
+ModelShape load_shape(const std::string& model, const std::string& revision, const std::vector<std::string>& ignore_config_keys = {});
 
 // Work: arithmetic and memory traffic that no implementation can do without.
 struct Work {

@@ -130,7 +130,7 @@ class Offline {
     config.seed = options.seed;
     engine_ = Engine::create(config);
     for (const OfflineCase& one : cases_) check(one, engine_->info());
-    if (ceilings_.known()) shape_ = load_shape(options.engine.model, options.engine.revision);
+    if (ceilings_.known()) shape_ = load_shape(options.engine.model, options.engine.revision, options.engine.ignore_config_keys);
   }
   ~Offline() { engine_->stop(); }
 

@@ -24,6 +24,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string model;
   std::string revision = "main";
+  std::vector<std::string> ignore_config_keys;
   std::string dtype = "auto";
   std::string card = "h200";
   double memory_gb = 0, bandwidth_tb = 0, tflops = 0;  // 0: the card's
@@ -152,7 +153,7 @@ void print_times(const Options& options, const PlanInput& input) {
 
 int run(const Options& options) {
   const fs::path folder = options.model.empty() ? default_model_folder() : resolve_model_folder(options.model, options.revision);
-  PlanInput input{.model = load_config(folder), .card = card_of(options), .block_size = options.block_size, .max_batch = options.max_batch,
+  PlanInput input{.model = load_config(folder, options.ignore_config_keys), .card = card_of(options), .block_size = options.block_size, .max_batch = options.max_batch,
                   .max_prefill = options.max_prefill};
   input.dtype = dtype_of(options.dtype, input.model);
   const MemoryPlan memory = plan_memory(input);
@@ -175,6 +176,8 @@ std::function<int()> add_command(CLI::App& app) {
   command->add_option("MODEL", options->model, "A folder with config.json, or org/name in the local Hugging Face cache");
   const auto add = [&](const char* name, auto& value, const char* help) { return command->add_option(name, value, help)->capture_default_str(); };
   add("--revision", options->revision, "Branch, tag or commit of a name in the cache");
+  command->add_option("--ignore-config-keys", options->ignore_config_keys, "Keys that are not known and may be ignored, comma-separated")
+      ->delimiter(',')->allow_extra_args(false);
   add("--dtype", options->dtype, "Of weights and KV: auto, bfloat16 or float32");
   add("--card", options->card, ("One of " + card_names()).c_str());
   add("--memory-gb", options->memory_gb, "Memory instead of the card's, 1e9 bytes")->check(CLI::Range(0.0, 1e6));
