@@ -9,8 +9,8 @@
 namespace fastgen {
 namespace {
 
-// What has been decided about a running sequence.
-enum class Fate : std::uint8_t { kOpen, kPlanned, kLeftOut, kPreempted };
+// What has been decided about a running sequence. One left out may still be preempted, for an older one that is planned later.
+enum class Fate : std::uint8_t { kOpen, kPlanned, kLeftOut, kPreempted, kTooLong };
 
 class Planner {
  public:
@@ -73,7 +73,7 @@ class Planner {
 
   // A running sequence that outgrew the pool; one in flight is reported when it is collected.
   void give_up(std::size_t idx) {
-    fates_[idx] = Fate::kLeftOut;
+    fates_[idx] = Fate::kTooLong;
     if (!in_.running[idx].in_flight) plan_.too_long.push_back(in_.running[idx].id);
   }
 
@@ -131,13 +131,16 @@ class Planner {
   bool make_room(std::size_t needy) {
     if (drop_prompt() || preempt_stuck()) return true;
     for (std::size_t i = in_.running.size(); i-- > needy + 1;) {
-      if (fates_[i] != Fate::kOpen) continue;
+      if (!is_idle(i)) continue;
       if (!in_.running[i].in_flight) return preempt(i);
-      fates_[i] = Fate::kLeftOut;  // it can be preempted in the next step
+      fates_[i] = Fate::kLeftOut;  // in flight: it can be preempted in the next step
       return false;
     }
     return false;
   }
+
+  // Has no row in this step.
+  bool is_idle(std::size_t idx) const { return fates_[idx] == Fate::kOpen || fates_[idx] == Fate::kLeftOut; }
 
   bool drop_prompt() {
     for (std::size_t i = in_.prompts.size(); i-- > 0;) {
@@ -153,8 +156,7 @@ class Planner {
   bool preempt_stuck() {
     for (std::size_t i = in_.running.size(); i-- > 0;) {
       const SequenceView& sequence = in_.running[i];
-      const bool is_idle = fates_[i] == Fate::kOpen || fates_[i] == Fate::kLeftOut;
-      if (is_idle && !sequence.in_flight && in_.rings[static_cast<std::size_t>(sequence.ring_idx)].is_stuck &&
+      if (is_idle(i) && !sequence.in_flight && in_.rings[static_cast<std::size_t>(sequence.ring_idx)].is_stuck &&
           room_of(sequence) < kRecordsPerDraw)
         return preempt(i);
     }

@@ -4,8 +4,8 @@
 // first, within the step's budget of prefill tokens; then waiting sequences are admitted first come, first
 // served, when the blocks for all their tokens are there beside what running prefills still need and one for each
 // running sequence. When a running sequence lacks blocks, it takes, in this order: prompts kept for choices that have
-// not started (the youngest), sequences whose ring is stuck, the youngest sequence younger than itself; these are
-// recomputed later. A victim in flight is left out of the step instead and preempted in the next one.
+// not started (the youngest), sequences whose ring is stuck, the youngest of the sequences younger than itself that have no row in
+// the step yet; these are recomputed later. A victim in flight is left out of the step instead and preempted in the next one.
 //
 // Nobody waits for ever: the oldest sequence can always take from all others or, alone, does not fit in an empty
 // pool and is reported in `too_long`; sequences whose consumer does not take its events keep no one else waiting.

@@ -42,10 +42,11 @@ bool same(const StepPlan& a, const StepPlan& b) {
          same_rows(a.decodes, b.decodes) && same_rows(a.chunks, b.chunks);
 }
 
-// Sequences that live by their plans alone: no engine, no backend. Collects with a lag of 0 or 1 steps.
+// Sequences that live by their plans alone: no engine, no backend. Collects with a lag of 0 or 1 steps. With a narrow
+// ring, prompts whose logprobs go there take many steps, while younger sequences decode.
 class Simulation {
  public:
-  Simulation(std::mt19937_64& random, int lag) : random_(random), lag_(lag) {
+  Simulation(std::mt19937_64& random, int lag, bool has_narrow_ring) : random_(random), lag_(lag), has_narrow_ring_(has_narrow_ring) {
     input_ = empty_input();
     input_.limits.num_blocks = input_.free_blocks = 12 + below(20);
     input_.limits.max_batch = input_.free_state_slots = 1 + below(10);
@@ -58,6 +59,9 @@ class Simulation {
       const std::int32_t most = input_.limits.num_blocks * input_.limits.block_size;
       const std::int32_t prompt_len = 1 + below(most / 2);
       input_.waiting.push_back(waiting_view(id, prompt_len));
+      input_.waiting.back().wants_prompt_logprobs = has_narrow_ring_ && below(2) == 0;
+      input_.waiting.back().ring_idx = input_.waiting.back().wants_prompt_logprobs;
+      input_.waiting.back().first_target = 1;
       output_len_.push_back(1 + below(std::min(30, most - prompt_len)));
     }
   }
@@ -77,11 +81,12 @@ class Simulation {
 
   void turn() {
     input_.in_flight = !in_flight_.empty();
+    if (has_narrow_ring_) input_.rings = {{.room = 1000}, {.room = below(4)}};
     const StepPlan plan = plan_step(input_);
     check_plan(input_, plan);
     REQUIRE(same(plan, plan_step(input_)));
     REQUIRE(plan.too_long.empty());
-    check_fairness(plan);
+    if (!has_narrow_ring_) check_fairness(plan);
     for (std::int32_t id : plan.preempted) preempt(id);
     for (const auto* rows : {&plan.decodes, &plan.chunks})
       for (const PlannedRow& row : *rows) carry_out(row);
@@ -127,6 +132,7 @@ class Simulation {
     input_.free_blocks -= row.new_blocks;
     view.num_computed = row.start + row.count;
     view.num_tokens += row.draws;
+    if (row.num_targets > 0) view.first_target = row.first_target + row.num_targets;
     view.is_done = view.num_tokens - view.prompt_len >= output_len_[static_cast<std::size_t>(view.id)];
     view.in_flight = true;
     ++num_in_flight_[view.id];
@@ -151,6 +157,7 @@ class Simulation {
 
   std::mt19937_64& random_;
   int lag_;
+  bool has_narrow_ring_;
   SchedulerInput input_;
   std::vector<std::int32_t> output_len_;  // by id
   std::map<std::int32_t, int> num_in_flight_;
@@ -164,7 +171,7 @@ TEST_CASE("scheduler: random loads end, within budget and blocks, first come fir
   std::mt19937_64 random(test::seed());
   int num_preempted = 0;
   for (int round = 0; round < 200; ++round) {
-    Simulation simulation(random, round % 2);
+    Simulation simulation(random, round % 2, round % 4 >= 2);
     simulation.submit(25);
     simulation.run();
     num_preempted += simulation.num_preempted;
@@ -202,6 +209,23 @@ TEST_CASE("scheduler: the youngest gives way, and one in flight only in the next
   CHECK(plan.preempted.empty());
   REQUIRE(plan.decodes.size() == 1);  // 1 waits for blocks, 3 is left out so that it can be preempted
   CHECK(plan.decodes[0].id == 2);
+}
+
+TEST_CASE("scheduler: one that waits for blocks itself gives way to an older one that prefills") {
+  SchedulerInput input = empty_input();
+  input.free_blocks = 0;
+  SequenceView prefilling = waiting_view(1, 30);
+  prefilling.num_computed = 8;
+  prefilling.num_blocks = prefilling.num_sole_blocks = 2;
+  input.running = {prefilling, decoding_view(2, 9, 2)};
+  StepPlan plan = plan_step(input);
+  CHECK(plan.preempted == std::vector<std::int32_t>{2});
+  check_plan(input, plan);
+  // In flight it can be preempted in the next step only.
+  input.running[1].in_flight = true;
+  plan = plan_step(input);
+  CHECK(plan.preempted.empty());
+  CHECK(!plan.has_rows());
 }
 
 TEST_CASE("scheduler: prompts kept for later choices go before any sequence does") {
