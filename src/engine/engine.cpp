@@ -5,6 +5,7 @@
 #include <atomic>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <thread>
 #include <utility>
 
@@ -190,8 +191,7 @@ class EngineImpl final : public Engine {
   void emit() {
     const SpanScope span(SpanKind::kEmit);
     update_stats();  // before the events, so that whoever sees the last one sees its counters too
-    for (const auto& ring : rings_)
-      ring->flush([this](const Event& event) { tickets_.give_back(static_cast<std::uint32_t>(event.request & 0xFFFFFFFF)); });
+    for (const auto& ring : rings_) ring->flush(give_ticket_back_);
   }
 
   // Nothing can be planned: wait for a request or a cancel, or for consumers that owe room.
@@ -221,7 +221,7 @@ class EngineImpl final : public Engine {
     roster_.end_all(FinishReason::kCancelled);
     emit();
     tracer_.finish();
-    for (const auto& ring : rings_) ring->close();
+    for (const auto& ring : rings_) ring->close(give_ticket_back_);
   }
 
   void update_stats() {
@@ -264,6 +264,7 @@ class EngineImpl final : public Engine {
   StepHistogram step_us_{.first = 128}, step_tokens_;
   bool failed_ = false;
   StepTracer tracer_;
+  const std::function<void(const Event&)> give_ticket_back_ = [this](const Event& last) { tickets_.give_back(slot_of(last.request)); };
 
   std::thread thread_;  // last: it uses all of the above
 };

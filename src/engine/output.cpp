@@ -27,6 +27,8 @@ std::span<const TopLogprob> OutputRing::top(const Event& event) const {
 
 bool OutputRing::wait(int timeout_ms) {
   if (ring_.size() > 0) return true;
+  // Nobody signals any more.
+  if (closed_.load(std::memory_order_acquire)) return ring_.size() > 0 || !finishes_.empty();
   if (!wake_.wait(timeout_ms)) return ring_.size() > 0;
   wake_.drain();  // the events came before the signal, so whoever pops now sees them
   return true;
@@ -58,7 +60,9 @@ void OutputRing::flush(const std::function<void(const Event&)>& on_last) {
   has_news_ = false;
 }
 
-void OutputRing::close() {
+void OutputRing::close(const std::function<void(const Event&)>& on_last) {
+  for (const Event& event : finishes_)
+    if (event.last_of_request) on_last(event);
   closed_.store(true, std::memory_order_release);
   wake_.signal();
 }

@@ -42,15 +42,16 @@ class OutputRing final : public EventRing {
   // on_last is told of each event with last_of_request just before the consumer can see it.
   void flush(const std::function<void(const Event&)>& on_last);
   bool has_unsent() const { return !finishes_.empty(); }
-  // The engine thread ends: finish events without room become the consumer's to take once the ring is empty.
-  void close();
+  // The engine thread ends: finish events without room become the consumer's to take once the ring is empty, and on_last is told
+  // of them.
+  void close(const std::function<void(const Event&)>& on_last);
 
  private:
   SpscRing<Event> ring_;
   const std::size_t slab_places_;  // one more than the ring holds: the event popped last keeps its own
   std::vector<TopLogprob> slab_;   // kMaxTopLogprobs per place; published with the event through ring_
   Wake wake_;
-  // Publishes finishes_ to the consumer: released by close, acquired by pop.
+  // Publishes finishes_ to the consumer: released by close, acquired by pop and wait.
   std::atomic<bool> closed_{false};
 
   // The engine thread's until closed_.

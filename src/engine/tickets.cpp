@@ -55,8 +55,8 @@ std::optional<TicketTable::Submitted> TicketTable::take_request() {
 }
 
 bool TicketTable::cancel(RequestId request, std::int32_t choice_idx) {
-  if ((request & 0xFFFFFFFF) >= num_slots_ || choice_idx < -1 || choice_idx >= kMaxChoices) return false;
-  Slot& place = slot_of(request);
+  if (slot_of(request) >= num_slots_ || choice_idx < -1 || choice_idx >= kMaxChoices) return false;
+  Slot& place = slots_[slot_of(request)];
   const std::uint32_t generation = generation_of(request);
   if (place.generation.load(std::memory_order_relaxed) != generation) return false;
   auto& mark = place.cancelled[static_cast<std::size_t>(choice_idx < 0 ? kMaxChoices : choice_idx)];
@@ -69,7 +69,7 @@ bool TicketTable::cancel(RequestId request, std::int32_t choice_idx) {
 }
 
 bool TicketTable::is_cancelled(RequestId request, std::int32_t choice_idx) const {
-  const Slot& place = slot_of(request);
+  const Slot& place = slots_[slot_of(request)];
   const auto is_marked = [&](std::size_t idx) {
     return place.cancelled[idx].load(std::memory_order_relaxed) == generation_of(request);
   };

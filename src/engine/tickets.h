@@ -17,6 +17,8 @@
 
 namespace fastgen {
 
+inline std::uint32_t slot_of(RequestId request) { return static_cast<std::uint32_t>(request); }
+
 class TicketTable {
  public:
   explicit TicketTable(std::int32_t num_slots);
@@ -47,7 +49,6 @@ class TicketTable {
     std::array<std::atomic<std::uint32_t>, kMaxChoices + 1> cancelled{};
     Request request;
   };
-  Slot& slot_of(RequestId request) const { return slots_[request & 0xFFFFFFFF]; }
 
   const std::uint32_t num_slots_;
   const std::unique_ptr<Slot[]> slots_;

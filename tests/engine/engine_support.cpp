@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "backend/backend.h"
@@ -49,6 +50,24 @@ EngineConfig echo_engine(const std::filesystem::path& folder, const std::string&
   config.max_queue = 16;
   config.event_ring_size = 4096;
   return config;
+}
+
+Request random_request(std::mt19937_64& random, std::int32_t max_prompt, std::int32_t max_tokens) {
+  const auto below = [&](std::int32_t bound) { return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(bound)); };
+  Request request;
+  for (std::int32_t i = 1 + below(max_prompt); i > 0; --i) request.prompt.push_back(below(kVocab));
+  SamplingParams& params = request.sampling;
+  params.temperature = below(2) ? 0.0f : 0.8f;
+  params.seed = random();
+  params.max_tokens = 1 + below(max_tokens);
+  if (below(4) == 0) params.min_tokens = below(params.max_tokens + 1);
+  if (below(8) == 0) params.ignore_eos = true;
+  if (below(4) == 0) params.stop_token_ids = {125 + below(375), 125 + below(375), 125 + below(375)};
+  if (below(4) == 0) params.logit_bias = {{125 + below(375), -100}, {below(kVocab), 5}};
+  if (below(3) == 0) params.num_logprobs = below(kMaxTopLogprobs + 1);
+  if (below(4) == 0) params.num_prompt_logprobs = below(5);
+  if (below(3) == 0) request.n = 1 + below(5);
+  return request;
 }
 
 double echo_kv_gb(std::int32_t num_blocks, std::int32_t block_size) {
@@ -109,13 +128,31 @@ Answers run_all(Engine& engine, std::vector<Request> requests) {
   return answers;
 }
 
-Answer expected_echo(const Request& request, std::int32_t choice_idx, std::int32_t vocab, const std::vector<TokenId>& eos_ids) {
+void EchoContext::push(TokenId id) {
+  const auto add = [&](std::size_t position, std::uint64_t sign) {
+    const std::uint64_t term = echo::term(ids_[position], static_cast<std::int32_t>(position));
+    keys_ += sign * term;
+    values_ += sign * echo::mix64(term);
+  };
+  ids_.push_back(id);
+  add(ids_.size() - 1, 1);
+  const auto window = static_cast<std::size_t>(window_);
+  if (window > 0 && ids_.size() > window) add(ids_.size() - 1 - window, ~std::uint64_t{0});
+}
+
+std::uint64_t EchoContext::hash() const { return echo::hash_of_sums(keys_, values_); }
+
+Answer expected_echo(const Request& request, std::int32_t choice_idx, std::int32_t window) {
   const SamplingParams& params = request.sampling;
   const auto contains = [](const std::vector<TokenId>& ids, TokenId id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
-  const auto ends = [&](TokenId id) { return (!params.ignore_eos && contains(eos_ids, id)) || contains(params.stop_token_ids, id); };
-  echo::Context context;
-  for (TokenId id : request.prompt) context.push(id);
+  const auto ends = [&](TokenId id) { return (!params.ignore_eos && id == kEosId) || contains(params.stop_token_ids, id); };
+  EchoContext context(window);
   Answer answer;
+  for (const TokenId& id : request.prompt) {
+    if (params.num_prompt_logprobs >= 0 && &id != request.prompt.data())
+      answer.prompt.emplace_back(id, echo::logprob(context.hash(), id, kVocab));
+    context.push(id);
+  }
   while (answer.reason == FinishReason::kNone) {
     const auto position = static_cast<std::int32_t>(answer.tokens.size());
     const auto is_banned = [&](TokenId id) {
@@ -125,19 +162,39 @@ Answer expected_echo(const Request& request, std::int32_t choice_idx, std::int32
     };
     const std::uint64_t draw = echo::draw_of(context.hash(), params.temperature, params.seed, static_cast<std::uint32_t>(choice_idx),
                                              static_cast<std::uint32_t>(position));
-    const TokenId id = echo::allowed_id(draw, vocab, is_banned);
+    const TokenId id = echo::allowed_id(draw, kVocab, is_banned);
     answer.tokens.push_back(id);
-    answer.logprobs.push_back(params.num_logprobs >= 0 ? echo::logprob(context.hash(), id, vocab) : 0);
+    answer.logprobs.push_back(params.num_logprobs >= 0 ? echo::logprob(context.hash(), id, kVocab) : 0);
     auto& top = answer.tops.emplace_back();
     for (std::int32_t j = 0; j < params.num_logprobs; ++j) {
-      const TokenId other = echo::alternative(context.hash(), j, vocab);
-      top.push_back({other, echo::logprob(context.hash(), other, vocab)});
+      const TokenId other = echo::alternative(context.hash(), j, kVocab);
+      top.push_back({other, echo::logprob(context.hash(), other, kVocab)});
     }
     context.push(id);
     if (ends(id)) answer.reason = FinishReason::kStop;
     else if (position + 1 >= params.max_tokens) answer.reason = FinishReason::kLength;
   }
   return answer;
+}
+
+void check_whole(const Answer& answer, const Answer& expected) {
+  check_begun(answer, expected);
+  CHECK(answer.tokens.size() == expected.tokens.size());
+  CHECK(answer.reason == expected.reason);
+}
+
+void check_begun(const Answer& answer, const Answer& expected) {
+  CHECK(answer.num_finishes == 1);
+  REQUIRE(answer.tokens.size() <= expected.tokens.size());
+  const auto equal = [&](const auto& have, const auto& want, const auto& same) {
+    return std::equal(have.begin(), have.end(), want.begin(), want.begin() + static_cast<std::ptrdiff_t>(have.size()), same);
+  };
+  CHECK(equal(answer.tokens, expected.tokens, std::equal_to<>()));
+  CHECK(equal(answer.logprobs, expected.logprobs, std::equal_to<>()));
+  CHECK(equal(answer.tops, expected.tops, [&](const auto& have, const auto& want) {
+    return std::equal(have.begin(), have.end(), want.begin(), want.end(),
+                      [](const TopLogprob& a, const TopLogprob& b) { return a.id == b.id && a.logprob == b.logprob; });
+  }));
 }
 
 void check_idle(Engine& engine) {

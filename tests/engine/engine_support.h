@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,8 @@ void write_windowed_config(const std::filesystem::path& folder, std::int32_t win
 bool has_gpu();
 
 EngineConfig echo_engine(const std::filesystem::path& folder, const std::string& backend = "echo");
+// Of any kind that echo computes exactly: choices, logprobs, stop ids, bans, greedy or not.
+Request random_request(std::mt19937_64& random, std::int32_t max_prompt = 60, std::int32_t max_tokens = 40);
 // The kv_gb that gives an echo engine exactly so many blocks.
 double echo_kv_gb(std::int32_t num_blocks, std::int32_t block_size);
 
@@ -47,9 +50,26 @@ void take_until(Engine& engine, Answers& answers, int num_requests);
 // Submits all (user_tag becomes the index), with as many in flight as there are tickets, and takes every event.
 Answers run_all(Engine& engine, std::vector<Request> requests);
 
-// What the published function of echo says: tokens and reason of one choice; cut short by eos, stop ids and max_tokens.
-Answer expected_echo(const Request& request, std::int32_t choice_idx, std::int32_t vocab = kVocab,
-                     const std::vector<TokenId>& eos_ids = {kEosId});
+// The tokens so far as echo sums them up; with a window the last `window` ones alone.
+class EchoContext {
+ public:
+  explicit EchoContext(std::int32_t window = 0) : window_(window) {}
+  void push(TokenId id);
+  std::uint64_t hash() const;
+
+ private:
+  std::int32_t window_;
+  std::vector<TokenId> ids_;
+  std::uint64_t keys_ = 0, values_ = 0;
+};
+
+// What the published function of echo says: tokens and reason of one choice; cut short by eos, stop ids and max_tokens. The prompt's
+// logprobs are there if they were asked for, in every choice.
+Answer expected_echo(const Request& request, std::int32_t choice_idx, std::int32_t window = 0);
+// The choice is what it must be.
+void check_whole(const Answer& answer, const Answer& expected);
+// The same of one that was cut short: what came is right.
+void check_begun(const Answer& answer, const Answer& expected);
 // Everything that was submitted is answered, and the engine holds nothing.
 void check_idle(Engine& engine);
 

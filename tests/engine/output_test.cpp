@@ -56,10 +56,16 @@ TEST_CASE("output: after close the consumer takes the finish events that had no 
   OutputRing ring(2);
   Event finish;
   finish.kind = EventKind::kFinish;
+  finish.last_of_request = true;
+  int num_events = 0, num_last = 0;
+  const auto on_last = [&](const Event&) { ++num_last; };
   for (int i = 0; i < 5; ++i) ring.push_finish(finish);
-  ring.flush([](const Event&) {});
-  ring.close();
-  int num_events = 0;
-  for (Event event; ring.pop(event);) ++num_events;
+  ring.flush(on_last);
+  CHECK(num_last == 2);
+  ring.close(on_last);
+  CHECK(num_last == 5);  // their tickets do not wait for the consumer
+  while (ring.wait(-1))  // ends: nobody signals any more
+    for (Event event; ring.pop(event);) ++num_events;
   CHECK(num_events == 5);
+  CHECK(!ring.wait(-1));
 }
