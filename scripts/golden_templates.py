@@ -272,6 +272,22 @@ line' }}
 {{ a ! b }}
 {% macro m(a=1, b) %}{% endmacro %}
 {{ l is odd is even }}
+{% for g in people|groupby('age') %}{{ g.grouper }}={{ g.list|map(attribute='name')|join('+') }}/{{ g|length }};{% endfor %} {{ people|groupby('age')|map(attribute='grouper')|list }} {{ people|groupby('age')|first == (25, [people[1]]) }}
+{{ '%c%c|%3c' % (65, '你', 'x') }}
+{{ '%c' % 'ab' }}
+{{ n[1:] }}
+{{ d[:2] }}
+{{ missing[1:] }}
+{{ missing|indent }}
+{{ n|indent }}
+{{ n|truncate }}
+{{ l|truncate }} {{ missing|truncate }}|
+{{ 2.5 * 'ab' }}
+{{ missing * 'ab' }}
+{{ (-0.5)|round(0, 'ceil') }} {{ 0.4|round(method='floor') }}
+{% for x in l %}{{ x }}{% continue %}{% else %}none{% endfor %} {% for x in l %}{{ x }}{% break %}{% else %}none{% endfor %} {% for x in l %}{% if x == 1 %}{% break %}{% endif %}{{ x }}{% else %}none{% endfor %}
+{% for y in [1, 2] %}{{ y }}{% for x in nothing %}{% else %}{% break %}{% endfor %}{{ y }}{% endfor %}
+{% for x in l %}{% with y = x %}{{ y }}{% if y == 1 %}{% break %}{% endif %}{% endwith %}{{ x }}{% endfor %} {% for x in l %}{% filter upper %}a{% if x == 1 %}{% continue %}{% endif %}b{% endfilter %}{{ x }}{% endfor %} {% for x in l %}{% set y %}{{ x }}{% if x == 1 %}{% break %}{% endif %}{% endset %}{{ y }}{% endfor %}
 """.strip("\n")
 
 # White space around tags, each over several lines; "|" ends the text so that the end shows.

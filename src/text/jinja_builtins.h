@@ -18,8 +18,9 @@ using Method = Value (*)(const Value& self, Args& args);
 
 // Null if there is none of that name.
 Filter find_filter(std::string_view name);
-Filter find_text_filter(std::string_view name);  // those on strings and numbers
-Filter find_list_filter(std::string_view name);  // those on rows of values
+Filter find_text_filter(std::string_view name);    // those on one string or value
+Filter find_number_filter(std::string_view name);  // those on numbers
+Filter find_list_filter(std::string_view name);    // those on rows of values
 Test find_test(std::string_view name);
 Method find_method(const Value& self, std::string_view name);
 Method find_string_method(std::string_view name);

@@ -5,110 +5,11 @@
 #include <cmath>
 
 #include "text/jinja_builtins.h"
+#include "text/jinja_format_spec.h"
 
 namespace fastgen::jinja {
 
 namespace {
-
-// What stands between "%" or ":" and the type letter.
-struct Spec {
-  Text fill{" "};
-  char align = '\0';  // < > ^ =, or none given
-  char sign = '-';    // '+' and ' ' show it for positive numbers
-  bool alternate = false;
-  bool zero = false;
-  char group = '\0';  // ',' or '_'
-  std::int64_t width = 0;
-  std::int64_t precision = -1;
-  char type = '\0';
-};
-
-Text padded(const Text& body, const Spec& spec, char otherwise) {
-  std::int64_t missing = spec.width - static_cast<std::int64_t>(code_points(body.bytes));
-  if (missing <= 0) return body;
-  char align = spec.align ? spec.align : otherwise;
-  std::int64_t left = align == '<' ? 0 : align == '^' ? missing / 2 : missing;
-  bool after_sign = align == '=' && !body.bytes.empty() && (body.bytes[0] == '-' || body.bytes[0] == '+');
-  Text out = body.slice(0, after_sign);
-  out.append(repeated(spec.fill, left));
-  out.append(body, after_sign, body.size());
-  out.append(repeated(spec.fill, missing - left));
-  return out;
-}
-
-std::string grouped(const std::string& digits, char separator) {
-  std::size_t whole = std::min(digits.find_first_not_of("0123456789"), digits.size());
-  std::string out;
-  for (std::size_t i = 0; i < whole; ++i) {
-    if (i && (whole - i) % 3 == 0) out += separator;
-    out += digits[i];
-  }
-  return out + digits.substr(whole);
-}
-
-std::string integer_digits(std::int64_t value, const Spec& spec) {
-  std::uint64_t magnitude =
-      value < 0 ? 0 - static_cast<std::uint64_t>(value) : static_cast<std::uint64_t>(value);
-  switch (spec.type) {
-    case 'x':
-      return (spec.alternate ? "0x" : "") + fmt::format("{:x}", magnitude);
-    case 'X':
-      return (spec.alternate ? "0X" : "") + fmt::format("{:X}", magnitude);
-    case 'o':
-      return (spec.alternate ? "0o" : "") + fmt::format("{:o}", magnitude);
-    case 'b':
-      return (spec.alternate ? "0b" : "") + fmt::format("{:b}", magnitude);
-    default:
-      return fmt::format("{}", magnitude);
-  }
-}
-
-std::string float_digits(double magnitude, const Spec& spec) {
-  std::int64_t precision = spec.precision < 0 ? 6 : spec.precision;
-  if (precision > 1000) fail("ValueError", "precision too big");
-  int digits = static_cast<int>(precision);
-  switch (spec.type) {
-    case 'e':
-      return fmt::format("{:.{}e}", magnitude, digits);
-    case 'E':
-      return fmt::format("{:.{}E}", magnitude, digits);
-    case 'g':
-      return fmt::format("{:.{}g}", magnitude, std::max(digits, 1));
-    case 'G':
-      return fmt::format("{:.{}G}", magnitude, std::max(digits, 1));
-    case '%':
-      return fmt::format("{:.{}f}%", magnitude * 100, digits);
-    case '\0':
-      return spec.precision < 0 ? float_repr(magnitude)
-                                : fmt::format("{:.{}g}", magnitude, std::max(digits, 1));
-    default:
-      return fmt::format("{:.{}f}", magnitude, digits);
-  }
-}
-
-// A number by its spec. `value` is one.
-Text format_number(const Value& value, Spec spec) {
-  bool as_float =
-      value.is(Type::kFloat) || std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
-  if (spec.type == '\0' && !value.is(Type::kFloat)) as_float = false;
-  bool negative = as_float ? std::signbit(value.as_double()) : value.as_int() < 0;
-  std::string digits =
-      as_float ? float_digits(std::abs(value.as_double()), spec) : integer_digits(value.as_int(), spec);
-  if (spec.group) digits = grouped(digits, spec.group);
-  std::string sign = negative ? "-" : spec.sign == '-' ? "" : std::string(1, spec.sign);
-  if (spec.zero && !spec.align) {
-    spec.fill = Text("0");
-    spec.align = '=';
-  }
-  Text body;
-  body.append(sign + digits, value.is_trusted_number() && !as_float);
-  return padded(body, spec, '>');
-}
-
-Text format_string(const Text& text, const Spec& spec) {
-  if (spec.precision < 0) return padded(text, spec, '<');
-  return padded(text.slice(0, byte_offset(text.bytes, static_cast<std::size_t>(spec.precision))), spec, '<');
-}
 
 // Reads characters of one format string.
 class Reader {
@@ -187,7 +88,7 @@ class PercentFormatter {
 
   void conversion() {
     const Value* value = reader_.skip('(') ? &keyed_value() : nullptr;
-    Spec spec;
+    FormatSpec spec;
     for (bool more = true; more;) {
       if (reader_.skip('-'))
         spec.align = '<';
@@ -209,18 +110,19 @@ class PercentFormatter {
     out_.append(converted(value ? *value : next_value(), spec));
   }
 
-  Text converted(const Value& value, Spec spec) {
+  Text converted(const Value& value, FormatSpec spec) {
     char type = spec.type;
-    if (type == 's' || type == 'r' || type == 'a') {
+    if (type == 's' || type == 'r' || type == 'a' || type == 'c') {
       Text text;
-      if (type == 's')
+      if (type == 'c')
+        text = one_character(value);
+      else if (type == 's')
         append_text(text, value);
       else
         append_repr(text, value);
       if (!spec.align) spec.align = '>';
       return format_string(text, spec);
     }
-    if (type == 'c' && value.is_string()) return format_string(value.text(), spec);
     if (std::string_view("diuxXoeEfFgG").find(type) == std::string_view::npos)
       fail("ValueError",
            fmt::format("unsupported format character '{}' (0x{:x}) at index {}", type,
@@ -235,6 +137,18 @@ class PercentFormatter {
     if (!value.is(Type::kFloat)) return format_number(value, spec);
     if (!(std::abs(value.as_double()) < 9e18)) fail("OverflowError", "an integer grows beyond 64 bits");
     return format_number(Value::integer(static_cast<std::int64_t>(value.as_double())), spec);
+  }
+
+  static Text one_character(const Value& value) {
+    value.require_defined();
+    if (value.is_string() && code_points(value.str()) == 1) return value.text();
+    if (!value.is_integral()) fail("TypeError", "%c requires int or char");
+    const std::int64_t code = value.as_int();
+    if (code < 0 || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+      fail("OverflowError", "%c arg not in range(0x110000)");
+    std::string bytes;
+    append_utf8(bytes, static_cast<char32_t>(code));
+    return Text(std::move(bytes));
   }
 
   const Text& format_;
@@ -303,7 +217,7 @@ class BraceFormatter {
         append_text(text, value);
       value = Value::string(std::move(text));
     }
-    Spec spec;
+    FormatSpec spec;
     if (reader_.skip(':')) spec = take_spec();
     if (!reader_.skip('}')) fail("ValueError", "expected '}' before end of string");
     out_.append(formatted(value, spec));
@@ -322,9 +236,9 @@ class BraceFormatter {
   }
 
   // [[fill]align][sign][#][0][width][,][.precision][type]
-  Spec take_spec() {
+  FormatSpec take_spec() {
     static constexpr std::string_view kAligns = "<>^=";
-    Spec spec;
+    FormatSpec spec;
     std::string_view s = format_.bytes;
     std::size_t after = reader_.pos();
     if (after < s.size()) next_code_point(s, after);
@@ -344,7 +258,7 @@ class BraceFormatter {
     return spec;
   }
 
-  static Text formatted(const Value& value, const Spec& spec) {
+  static Text formatted(const Value& value, const FormatSpec& spec) {
     bool plain = value.is(Type::kBool) && spec.type == '\0';
     if (!value.is_number() || plain) {
       if (spec.type != '\0' && spec.type != 's')

@@ -72,11 +72,13 @@ class Interpreter {
   Flow run_statement(const Stmt& s, const FramePtr& frame);
   Flow run_if(const Stmt& s, const FramePtr& frame);
   Flow run_for(const Stmt& s, const Value& items, const FramePtr& frame, int depth);
+  bool run_turns(const Stmt& s, const std::vector<Value>& items, const FramePtr& frame, int depth);
   std::vector<Value> loop_items(const Stmt& s, const Value& items, const FramePtr& frame);
-  void run_set_block(const Stmt& s, const FramePtr& frame);
+  Flow run_set_block(const Stmt& s, const FramePtr& frame);
+  Flow run_filter_block(const Stmt& s, const FramePtr& frame);
   void run_call_block(const Stmt& s, const FramePtr& frame);
-  void run_with(const Stmt& s, const FramePtr& frame);
-  Text capture(const Body& body, const FramePtr& frame);
+  Flow run_with(const Stmt& s, const FramePtr& frame);
+  Flow capture(const Body& body, const FramePtr& frame, Text& text);
   void assign(const Expr& target, const Value& value, const FramePtr& frame);
   Value make_macro(const MacroDef& macro, const FramePtr& frame);
   void bind_macro_args(const MacroDef& macro, Args& args, const FramePtr& frame);

@@ -103,7 +103,7 @@ class Lexer {
     add_data(before_tag(src_.substr(pos_, tag - pos_), sign, kind == '{'));
     move_to(tag + 2 + has_sign);
     if (kind == '#') return skip_comment();
-    if (kind == '%' && lex_raw(has_sign)) return;
+    if (kind == '%' && lex_raw()) return;
     lex_tag(kind == '{');
   }
 
@@ -116,7 +116,7 @@ class Lexer {
   }
 
   // At "{%": reads "raw %}...{% endraw %}" if that is what stands here.
-  bool lex_raw(bool) {
+  bool lex_raw() {
     std::size_t at = pos_ + stripped(src_.substr(pos_), true, false).begin;
     if (src_.substr(at, 3) != "raw") return false;
     at += 3;

@@ -212,7 +212,7 @@ Value groupby(const Value& input, Args& args) {
   Value own_key;
   auto close = [&] {
     if (!group.empty())
-      out.push_back(Value::list({own_key, Value::list(std::exchange(group, {}))}, ListKind::kTuple));
+      out.push_back(Value::group(own_key, Value::list(std::exchange(group, {}))));
   };
   for (const Value& pair : sorted(std::move(pairs), keys, false)) {
     Value key = sort_key(pair.items()[1], nullptr, case_sensitive);

@@ -45,15 +45,16 @@ Interpreter::~Interpreter() {
 
 Text Interpreter::render() {
   NamespaceScope namespaces;
-  return capture(template_.body, std::make_shared<Frame>());
+  Text text;
+  capture(template_.body, std::make_shared<Frame>(), text);
+  return text;
 }
 
-Text Interpreter::capture(const Body& body, const FramePtr& frame) {
-  Text text;
+Interpreter::Flow Interpreter::capture(const Body& body, const FramePtr& frame, Text& text) {
   Text* outer = std::exchange(out_, &text);
-  run(body, frame);
+  const Flow flow = run(body, frame);
   out_ = outer;
-  return text;
+  return flow;
 }
 
 Interpreter::Flow Interpreter::run(const Body& body, const FramePtr& frame) {
@@ -83,22 +84,17 @@ Interpreter::Flow Interpreter::run_statement(const Stmt& s, const FramePtr& fram
       assign(*s.target, eval(*s.exprs[0], frame), frame);
       break;
     case StmtKind::kSetBlock:
-      run_set_block(s, frame);
-      break;
+      return run_set_block(s, frame);
     case StmtKind::kMacro:
       frame->set(s.name, make_macro(*s.macro, frame));
       break;
     case StmtKind::kCallBlock:
       run_call_block(s, frame);
       break;
-    case StmtKind::kFilterBlock: {
-      Value text = Value::string(capture(s.body, inner(frame)));
-      append_text(*out_, eval_filter_chain(*s.exprs[0], text, frame));
-      break;
-    }
+    case StmtKind::kFilterBlock:
+      return run_filter_block(s, frame);
     case StmtKind::kWith:
-      run_with(s, frame);
-      break;
+      return run_with(s, frame);
     case StmtKind::kScope:
       return run(s.body, inner(frame));
     case StmtKind::kBreak:
@@ -130,10 +126,13 @@ std::vector<Value> Interpreter::loop_items(const Stmt& s, const Value& value, co
 
 Interpreter::Flow Interpreter::run_for(const Stmt& s, const Value& value, const FramePtr& frame, int depth) {
   std::vector<Value> items = loop_items(s, value, frame);
-  if (items.empty()) {
-    run(s.else_body, inner(frame));
-    return Flow::kNormal;
-  }
+  // As Jinja2 has it, `else` is for a loop no turn of which came to its end, be it by break or continue.
+  if (!run_turns(s, items, frame, depth)) return run(s.else_body, inner(frame));
+  return Flow::kNormal;
+}
+
+bool Interpreter::run_turns(const Stmt& s, const std::vector<Value>& items, const FramePtr& frame, int depth) {
+  bool ended_one = false;
   auto loop = std::make_shared<Loop>();
   loop->items = &items;
   loop->size = items.size();
@@ -157,9 +156,11 @@ Interpreter::Flow Interpreter::run_for(const Stmt& s, const Value& value, const 
       scope = inner(frame);
     scope->set(kLoop, loop_value);
     assign(*s.target, items[i], scope);
-    if (run(s.body, scope) == Flow::kBreak) break;
+    const Flow flow = run(s.body, scope);
+    ended_one |= flow == Flow::kNormal;
+    if (flow == Flow::kBreak) break;
   }
-  return Flow::kNormal;
+  return ended_one;
 }
 
 Value Interpreter::call_loop(const Stmt& s, const FramePtr& frame, const Value& items, int depth) {
@@ -171,18 +172,29 @@ Value Interpreter::call_loop(const Stmt& s, const FramePtr& frame, const Value& 
   return Value::string(std::move(text));
 }
 
-void Interpreter::run_set_block(const Stmt& s, const FramePtr& frame) {
-  Value text = Value::string(capture(s.body, inner(frame)));
+// A break or continue within such a block leaves it with what it wrote.
+Interpreter::Flow Interpreter::run_set_block(const Stmt& s, const FramePtr& frame) {
+  Text block;
+  if (Flow flow = capture(s.body, inner(frame), block); flow != Flow::kNormal) return flow;
+  Value text = Value::string(std::move(block));
   assign(*s.target, s.exprs[0] ? eval_filter_chain(*s.exprs[0], text, frame) : text, frame);
+  return Flow::kNormal;
 }
 
-void Interpreter::run_with(const Stmt& s, const FramePtr& frame) {
+Interpreter::Flow Interpreter::run_filter_block(const Stmt& s, const FramePtr& frame) {
+  Text block;
+  if (Flow flow = capture(s.body, inner(frame), block); flow != Flow::kNormal) return flow;
+  append_text(*out_, eval_filter_chain(*s.exprs[0], Value::string(std::move(block)), frame));
+  return Flow::kNormal;
+}
+
+Interpreter::Flow Interpreter::run_with(const Stmt& s, const FramePtr& frame) {
   FramePtr scope = inner(frame);
   for (std::size_t i = 0; i < s.targets.size(); ++i) {
     Value value = eval(*s.exprs[i], frame);
     assign(*s.targets[i], value, scope);
   }
-  run(s.body, scope);
+  return run(s.body, scope);
 }
 
 void Interpreter::run_call_block(const Stmt& s, const FramePtr& frame) {
@@ -227,7 +239,9 @@ Value Interpreter::call_macro(const MacroDef& macro, const FramePtr& closure, Ar
   Deeper deeper(*this);
   FramePtr frame = inner(closure);
   bind_macro_args(macro, args, frame);
-  return Value::string(capture(macro.body, frame));
+  Text text;
+  capture(macro.body, frame, text);
+  return Value::string(std::move(text));
 }
 
 // Positional arguments first, then by name; what is left over goes to varargs and kwargs if the macro reads

@@ -139,6 +139,12 @@ Value Value::list(std::vector<Value> items, ListKind kind) {
   return value;
 }
 
+Value Value::group(Value grouper, Value members) {
+  Value value = list({std::move(grouper), std::move(members)}, ListKind::kTuple);
+  static_cast<ListData*>(value.heap_.get())->is_group = true;
+  return value;
+}
+
 Value Value::dict(std::shared_ptr<Dict> dict) {
   Value value;
   value.type_ = Type::kDict;

@@ -40,6 +40,7 @@ struct ListData : Heap {
   std::uint32_t depth = 1;  // 1 + the deepest item
   std::vector<Value> items;
   mutable std::size_t consumed = 0;  // of a generator
+  bool is_group = false;             // a pair of groupby, whose sides also have names
 };
 
 // Why a value is not there: the sentence for the error, and the class that is raised.
@@ -61,6 +62,7 @@ class Value {
   static Value string(Text text);
   static Value string(std::string untrusted) { return string(Text(std::move(untrusted))); }
   static Value list(std::vector<Value> items, ListKind kind = ListKind::kList);
+  static Value group(Value grouper, Value list);  // a tuple
   static Value dict(std::shared_ptr<Dict> dict);
   static Value object(std::shared_ptr<Object> object);
 
@@ -71,6 +73,8 @@ class Value {
   bool is_string() const { return type_ == Type::kString; }
   bool is_list() const { return type_ == Type::kList; }
   bool is_dict() const { return type_ == Type::kDict; }
+  // A list or tuple in Python's sense, not one of the views that are kept as lists here.
+  bool is_sequence() const { return is_list() && list_data().kind <= ListKind::kTuple; }
   bool is_integral() const {
     return type_ == Type::kInt || type_ == Type::kBool;
   }  // bool is an int in Python
