@@ -390,13 +390,6 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2) decode_kernel(Decod
 
 // ---- host
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&value, which, device);
-  return value;
-}
-
 // How a card runs a kernel: stages of the rings and CTAs in all; stages 0: it does not fit.
 struct Fit {
   int stages = 0;
@@ -406,8 +399,8 @@ struct Fit {
 template <int D, int kBlocks>
 Fit fit_card() {
   constexpr int kReservedBytes = 1024;  // the system's, of each CTA
-  const int sm_bytes = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-  const int cta_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  const int sm_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  const int cta_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   for (int ctas = kCtasPerSmMax; ctas >= 1; --ctas) {
     const int bytes = std::min(sm_bytes / ctas - kReservedBytes, cta_bytes) - Shape<D>::fixed_bytes();
     const int stages = std::min(kStagesMax, bytes / (kWarps * Shape<D>::kStageBytes));

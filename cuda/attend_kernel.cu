@@ -17,8 +17,9 @@ namespace fastgen::device {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kGroupMax =
-    16;  // query heads of one KV head that a CTA takes; a larger group takes several CTAs
+constexpr int kGroupMax = 16;     // query heads of one KV head that a CTA takes; a larger group takes several CTAs
+constexpr int kHeadDimMax = 256;
+constexpr float kNoKey = -1e30f;  // the maximum of a row that has seen no key: finite, so that differences are numbers
 
 // The sequence that owns row t: the last b with query_start[b] <= t.
 __device__ int find_sequence(const std::int32_t* query_start, int num_seqs, int t) {
@@ -39,8 +40,7 @@ __device__ Span visible(const AttendLaunch& a, int seq, int t) {
   return {a.window > 0 ? max(0, end - a.window) : 0, end};
 }
 
-// Shared memory of one CTA, all float: q [G, D], then per warp: weights [G, 32], sums [G, D], max [G], mass
-// [G].
+// Shared memory of one CTA, all float: q [G, D], then per warp: weights [G, 32], sums [G, D], max [G], mass [G].
 struct Shared {
   float *q, *weights, *sums, *max, *mass;
 };
@@ -117,7 +117,7 @@ __global__ void attend_kernel(AttendLaunch a) {
   const T* q = static_cast<const T*>(a.q) + row;
   for (int i = threadIdx.x; i < group * dim; i += blockDim.x) shared[i] = to_float(q[i]);
   for (int i = lane; i < group * dim; i += kWarp) mine.sums[i] = 0;
-  for (int g = lane; g < group; g += kWarp) mine.max[g] = -1e30f, mine.mass[g] = 0;
+  for (int g = lane; g < group; g += kWarp) mine.max[g] = kNoKey, mine.mass[g] = 0;
   __syncthreads();
   for (int first = span.begin + warp * kWarp; first < span.end; first += kWarps * kWarp)
     add_run<T>(a, mine, seq, head, first, span.end, group);
@@ -126,7 +126,7 @@ __global__ void attend_kernel(AttendLaunch a) {
   T* out = static_cast<T*>(a.out) + row;
   for (int i = threadIdx.x; i < group * dim; i += blockDim.x) {
     const int g = i / dim;
-    float top = -1e30f, mass = 0, sum = 0;
+    float top = kNoKey, mass = 0, sum = 0;
     for (int w = 0; w < kWarps; ++w) top = fmaxf(top, carve(shared, w, group, dim).max[g]);
     for (int w = 0; w < kWarps; ++w) {
       const Shared s = carve(shared, w, group, dim);
@@ -145,7 +145,7 @@ void launch(const AttendLaunch& a, cudaStream_t stream) {
   const int bytes = (group * dim + kWarps * warp_floats(group, dim)) * static_cast<int>(sizeof(float));
   // Above 48 KB the limit must be raised once per kernel; it is the largest that any shape needs.
   constexpr int kBytesMax =
-      (kGroupMax * 256 + kWarps * warp_floats(kGroupMax, 256)) * static_cast<int>(sizeof(float));
+      (kGroupMax * kHeadDimMax + kWarps * warp_floats(kGroupMax, kHeadDimMax)) * static_cast<int>(sizeof(float));
   static const cudaError_t raised =
       cudaFuncSetAttribute(attend_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytesMax);
   (void)raised;  // a failure shows at the launch, where the backend checks

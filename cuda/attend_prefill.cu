@@ -309,10 +309,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2) prefill_kernel(Atte
 
 template <int D>
 bool fits() {
-  int device = 0, bytes = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (bytes < Shape<D>::kBytes) return false;
+  if (device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < Shape<D>::kBytes) return false;
   cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   return cudaFuncSetAttribute(prefill_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape<D>::kBytes) ==
          cudaSuccess;

@@ -253,7 +253,7 @@ void CudaBackend::embed(Stream stream, const EmbedArgs& args) {
 
 void CudaBackend::add_rms_norm(Stream stream, Tensor residual, Tensor delta, Tensor weight, float eps,
                                Tensor out) {
-  FG_CHECK(residual.row_elements() <= 32768, residual.row_elements());
+  FG_CHECK(residual.row_elements() <= device::kNormDimMax, residual.row_elements());
   device::add_rms_norm({residual.as<float>(), floats(delta), weight.as<float>(), out.data, eps,
                         count(residual.rows()), count(residual.row_elements()), is_bf16(out.dtype)},
                        at(stream));

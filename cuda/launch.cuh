@@ -27,21 +27,23 @@ __device__ inline void let_next_start() {
 #endif
 }
 
+// Of the card in use.
+inline int device_attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, which, device);
+  return value;
+}
+
 // What launchers ask about the card in use; asked once.
 struct Card {
-  int num_sms = 1;
-  int major = 0;  // of the compute capability
+  int num_sms;
+  int major;  // of the compute capability
   bool overlaps_launches() const { return major >= 9; }
 };
 inline const Card& card() {
-  static const Card found = [] {
-    Card c;
-    int device = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&c.num_sms, cudaDevAttrMultiProcessorCount, device);
-    cudaDeviceGetAttribute(&c.major, cudaDevAttrComputeCapabilityMajor, device);
-    return c;
-  }();
+  static const Card found{device_attribute(cudaDevAttrMultiProcessorCount),
+                          device_attribute(cudaDevAttrComputeCapabilityMajor)};
   return found;
 }
 

@@ -33,6 +33,7 @@ struct NormLaunch {
   std::int32_t num_tokens, dim;
   bool bf16;
 };
+inline constexpr std::int32_t kNormDimMax = 32768;  // of dim
 void add_rms_norm(const NormLaunch& launch, cudaStream_t stream);
 
 struct RopeLaunch {

@@ -177,10 +177,8 @@ __global__ void __launch_bounds__(kTeamThreads, 2) sample_kernel(SampleLaunch a)
 // Beyond 48 KB with the static part only after asking; a failure shows at the launch, where the backend checks.
 template <int kParts>
 cudaError_t raise_shared_limit() {
-  int most = 0, device = 0;
+  const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   cudaFuncAttributes attributes{};
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   cudaFuncGetAttributes(&attributes, sample_kernel<kParts>);
   return cudaFuncSetAttribute(sample_kernel<kParts>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               most - static_cast<int>(attributes.sharedSizeBytes));
