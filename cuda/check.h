@@ -13,4 +13,7 @@ inline void cuda_check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw Error(fmt::format("CUDA: {}: {}", what, cudaGetErrorString(status)));
 }
 
+// A kernel that could not be launched; what goes wrong while it runs shows at a later call.
+inline void check_launch(const char* op) { cuda_check(cudaGetLastError(), op); }
+
 }  // namespace fastgen

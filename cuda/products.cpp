@@ -130,7 +130,7 @@ void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
   // Random numbers, as activations are: a card at its power limit runs constants faster, and favours other algorithms for them.
   for (const Scratch& piece : scratch)
     device::fill_random(1, 0, static_cast<std::int64_t>(piece.bytes / sizeof(std::uint16_t)), piece.data, DType::kBF16, nullptr);
-  cuda_check(cudaGetLastError(), "scratch for timing products");
+  check_launch("scratch for timing products");
   cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights too may still be on their way
   ProductTimer timer;
   const std::size_t num_before = table_.size();

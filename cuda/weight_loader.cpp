@@ -114,7 +114,7 @@ void WeightLoader::copy_piece(Worker& worker, const Job& job, std::int64_t piece
              "copy of weights");
   if (converts) {
     device::convert(buffer.device, job.part.dtype, to, job.dtype, n, worker.stream);
-    cuda_check(cudaGetLastError(), "conversion of weights");
+    check_launch("conversion of weights");
   }
   cuda_check(cudaEventRecord(buffer.copied, worker.stream), "record");
 }
