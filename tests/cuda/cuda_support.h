@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -20,9 +21,32 @@ struct Twin {
   Tensor cpu, gpu;
 };
 
+// A CPU and a GPU to compare, and pinned memory that results come through.
+struct Backends {
+  void* pinned(std::size_t bytes) {
+    if (bytes > pinned_bytes_) pinned_ = gpu->allocate(MemoryKind::kPinned, pinned_bytes_ = 2 * bytes);
+    return pinned_;
+  }
+  std::unique_ptr<Backend> cpu = make_cpu_backend({}), gpu = make_cuda_backend({});
+
+ private:
+  void* pinned_ = nullptr;
+  std::size_t pinned_bytes_ = 0;
+};
+// The process's: to make a pair takes longer than most cases. They keep what they allocate, so cases are small. Never destroyed, since
+// the CUDA runtime may end before.
+inline Backends& shared_backends() {
+  static Backends& made = *[] {
+    setenv("FG_CUDA_TUNE", "0", 1);  // products are timed where that is tested
+    return new Backends;
+  }();
+  return made;
+}
+
 class Bench {
  public:
-  Bench() : cpu(make_cpu_backend({})), gpu(make_cuda_backend({})) {}
+  explicit Bench(Backends& backends = shared_backends())
+      : cpu(backends.cpu.get()), gpu(backends.gpu.get()), backends_(backends) {}
 
   Twin copy_of(Tensor cpu_tensor) {
     Twin twin{cpu_tensor, cpu_tensor};
@@ -37,7 +61,7 @@ class Bench {
   Twin ints(const std::vector<std::int32_t>& numbers) { return copy_of(make_ints(*cpu, numbers)); }
   Doubles result(const Tensor& device) {
     Tensor host = device;
-    host.data = gpu->allocate(MemoryKind::kPinned, device.bytes());
+    host.data = backends_.pinned(device.bytes());
     gpu->download(kStream, host.data, device.data, device.bytes());
     gpu->host_wait(gpu->record(kStream));
     if (device.dtype != DType::kI32) return values(host);
@@ -77,17 +101,24 @@ class Bench {
   }
 
   Rng rng{77};
-  std::unique_ptr<Backend> cpu, gpu;
+  Backend* cpu;
+  Backend* gpu;
+
+ private:
+  Backends& backends_;
 };
 
 inline bool has_gpu() {
-  try {
-    make_cuda_backend({});
-    return true;
-  } catch (const Error& error) {
-    MESSAGE(error.what());
-    return false;
-  }
+  static const std::string fault = [] {
+    try {
+      shared_backends();
+      return std::string();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+  }();
+  if (!fault.empty()) MESSAGE(fault);
+  return fault.empty();
 }
 
 #define FG_NEEDS_GPU() \
