@@ -19,6 +19,7 @@
 #include "chat/conversation.h"
 #include "chat/interrupts.h"
 #include "chat/line_reader.h"
+#include "command_line.h"
 #include "engine_flags.h"
 #include "fastgen/engine.h"
 #include "fastgen/error.h"
@@ -44,14 +45,18 @@ void add_flags(CLI::App& app, Options& options) {
   add_engine_flags(app, options.engine);
   app.add_option("--tensor-parallel", options.tensor_parallel, "GPUs to split the model over (only 1 for now)")
       ->capture_default_str();
-  app.add_option("--temperature", options.temperature, "0 always takes the likeliest token")->capture_default_str();
-  app.add_option("--top-p", options.top_p, "draw from the likeliest tokens that hold this share")->capture_default_str();
-  app.add_option("--max-tokens", options.max_tokens, "longest answer (0: as long as fits)")
-      ->check(CLI::NonNegativeNumber)
+  app.add_option("--temperature", options.temperature, "0 always takes the likeliest token")
+      ->check(CLI::Range(0.0, 2.0))
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "the same seed and conversation give the same answer (default: a new one each time)");
-  app.add_option("--system", options.system, "what the model is told before the conversation");
-  app.add_flag("--verbose", options.verbose, "what was loaded, and the times of each answer");
+  app.add_option("--top-p", options.top_p, "Draw from the likeliest tokens that hold this share")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--max-tokens", options.max_tokens, "Longest answer in tokens; 0: as long as fits")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "The same seed and conversation give the same answer (default: a new one each time)");
+  app.add_option("--system", options.system, "What the model is told before the conversation");
+  app.add_flag("--verbose", options.verbose, "What was loaded, and the times of each answer");
   app.footer("In the chat:  /r N  back to before round N    /m  several lines, until one with a single dot    /q  quit\n"
              "Ctrl-C stops the answer, or forgets the line that is being typed.");
 }
@@ -277,12 +282,13 @@ int main(int argc, char** argv) {
   using namespace fastgen;
   // libedit counts columns by the locale's characters; a bare "C" would know only ASCII.
   if (!std::setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
-  CLI::App app("fgchat: a chat in the terminal", "fgchat");
+  CLI::App app("A chat in the terminal with a model that this process runs itself.");
+  set_up_command_line(app, "fgchat");
   Options options;
   options.engine.max_batch = 1;
   options.engine.max_queue = 1;
   add_flags(app, options);
-  CLI11_PARSE(app, argc, argv);
+  if (const auto status = parse_command_line(app, argc, argv)) return *status;
   set_log_level(options.verbose ? LogLevel::kDebug : LogLevel::kWarn);
   try {
     run(options);

@@ -1,6 +1,5 @@
 // fgserve: an OpenAI-compatible server for one model.
 #include <atomic>
-#include <cctype>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -24,6 +23,7 @@
 #include "base/step_trace.h"
 #include "fastgen/engine.h"
 #include "fastgen/text.h"
+#include "command_line.h"
 #include "engine_flags.h"
 #include "plan/command.h"
 #include "progress_bar.h"
@@ -57,17 +57,6 @@ void add_own_model_flags(CLI::App& app, Flags& flags) {
   add("--seed", flags.seed, "Of dummy weights, and of requests that bring none (default: those are random)");
 }
 
-// Every flag also reads FG_ITS_NAME: --max-batch is FG_MAX_BATCH.
-void add_environment(CLI::App& app) {
-  for (CLI::Option* option : app.get_options()) {
-    std::string name = option->get_name(false, true);
-    if (option->get_lnames().empty() || name.find("help") != std::string::npos) continue;
-    name = option->get_lnames().front();
-    for (char& c : name) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    option->envname("FG_" + name);
-  }
-}
-
 void add_flags(CLI::App& app, Flags& flags) {
   app.description(
       "Serves one model over OpenAI's HTTP API: POST /v1/chat/completions, /v1/completions, /tokenize, /detokenize,\n"
@@ -77,7 +66,7 @@ void add_flags(CLI::App& app, Flags& flags) {
       "  fgserve --port 5678\n"
       "  curl http://127.0.0.1:5678/v1/chat/completions -H 'Content-Type: application/json' \\\n"
       "    -d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}],\"stream\":true}'\n\n"
-      "Every flag can stand in a TOML file (--config FILE, without the dashes) or in the environment (--max-batch\n"
+      "Every flag can stand in a TOML file (--config) or in the environment (--max-batch\n"
       "is FG_MAX_BATCH); the command line counts first, then the file, then the environment.\n"
       "SIGTERM or Ctrl-C lets running answers end (--drain-s); a second one stops at once.\n"
       "SIGUSR2 writes the next 8 steps (FG_PROFILE_ITERS) to a trace file that ui.perfetto.dev shows.");
@@ -88,8 +77,8 @@ void add_flags(CLI::App& app, Flags& flags) {
   add_engine_flags(app, flags.engine);
   app.add_option("--max-queue", flags.engine.max_queue, "Requests waiting and running; further ones get 429")
       ->group("Engine")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.set_config("--config", "", "Read flags from this file");
-  add_environment(app);
+  app.set_config("--config", "", "A TOML file with flags, without their dashes");
+  add_environment_and_file(app);
 }
 
 // ---- start
@@ -253,9 +242,11 @@ int serve(Flags& flags) {
 int main(int argc, char** argv) {
   Flags flags;
   CLI::App app;
+  set_up_command_line(app, "fgserve");
   add_flags(app, flags);
   const auto plan_model = plan::add_command(app);
-  CLI11_PARSE(app, argc, argv);
+  if (const auto status = parse_command_line(app, argc, argv)) return *status;
+  for (const std::string& name : unknown_environment(app)) log_warn("{} is set in the environment, but no flag has that name", name);
   try {
     return app.got_subcommand("plan") ? plan_model() : serve(flags);
   } catch (const std::exception& error) {

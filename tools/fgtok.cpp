@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/model_folder.h"
+#include "command_line.h"
 #include "fastgen/error.h"
 #include "fastgen/text.h"
 
@@ -224,8 +225,9 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
 
 int run(int argc, char** argv) {
   CLI::App app{
-      "fgtok: tokens and prompts as JSON lines, from standard input to standard output.\n"
+      "Tokens and prompts as JSON lines, from standard input to standard output.\n"
       "Every line in gives one line out, {\"error\": ...} where it fails (then the exit status is 1)."};
+  set_up_command_line(app, "fgtok");
   app.footer(
       "Examples:\n"
       "  echo '{\"text\": \"Hello\"}' | fgtok encode\n"
@@ -243,10 +245,9 @@ int run(int argc, char** argv) {
   CLI::App* render_command =
       add_command(app, "render",
                   "{\"messages\", \"tools\"?, \"documents\"?, \"add_generation_prompt\"?, \"bos_token\"?, "
-                  "\"eos_token\"?, \"now\"?, ...}\n"
+                  "\"eos_token\"?, \"now\"?, ...} "
                   "to {\"prompt\"} and, with a tokenizer, {\"ids\"}. Other fields are variables of the "
-                  "template; \"now\"\n"
-                  "(\"2024-07-26 12:00:00\") is the time that strftime_now tells; add_generation_prompt is true unless given.",
+                  "template; \"now\" (\"2024-07-26 12:00:00\") is the time that strftime_now tells; add_generation_prompt is true unless given.",
                   options);
   render_command->add_option("--chat-template", options.chat_template_file,
                              "A Jinja file instead of the model's own template; then no MODEL is needed");
@@ -255,7 +256,7 @@ int run(int argc, char** argv) {
   render_command->add_flag(
       "--trust-content", options.trust_content,
       "Let control tokens written in messages be control tokens (unsafe with text from others)");
-  CLI11_PARSE(app, argc, argv);
+  if (const auto status = parse_command_line(app, argc, argv)) return *status;
   if (encode_command->parsed()) return encode(options);
   return decode_command->parsed() ? decode(options) : render(options);
 }

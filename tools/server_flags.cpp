@@ -65,7 +65,7 @@ void add_server_flags(CLI::App& app, ServerFlags& flags) {
   const auto add = [&](const char* name, auto& value, const char* help) { return app.add_option(name, value, help)->group("Server"); };
   const auto add_switch = [&](const char* name, bool& value, const char* help) { app.add_flag(name, value, help)->group("Server"); };
   add("--host", config.host, "Address to listen on; 0.0.0.0 for all")->capture_default_str();
-  add("--port", config.port, "Port to listen on; 0 for any free one")->capture_default_str();
+  add("--port", config.port, "Port to listen on; 0 for any free one")->check(CLI::Range(0, 65535))->capture_default_str();
   add("--served-model-name", config.model_names, "Name in answers and /v1/models (repeatable; the first is in answers)")
       ->allow_extra_args(false);
   add_switch("--strict-model", config.strict_model, "Refuse requests for a model of another name");

@@ -91,7 +91,7 @@ fs::path find_in_hub(const std::string& model, const std::string& revision) {
   if (const auto slash = folder_name.find('/'); slash != std::string::npos) folder_name.replace(slash, 1, "--");
   const fs::path root = hub_cache() / folder_name;
   if (!is_folder(root)) {
-    throw Error(fmt::format("model {}: no such folder, and not in the hub cache (looked for {})", model, root.string()));
+    throw Error(fmt::format("model {0}: no such folder, and not in the hub cache (looked for {1}; \"hf download {0}\" puts it there)", model, root.string()));
   }
   const fs::path ref = root / "refs" / revision;
   const std::string commit = is_file(ref) ? first_line(ref) : revision;
@@ -108,6 +108,7 @@ fs::path resolve_model_folder(const std::string& model, const std::string& revis
   if (model.empty()) throw Error("model: the name is empty");
   if (holds_model(model)) return model;
   if (is_folder(model)) throw Error(fmt::format("{}: a folder without config.json or tokenizer.json", model));
+  if (is_file(model)) throw Error(fmt::format("{}: a file, where a model's folder is needed", model));
   if (!is_hub_name(model)) throw Error(fmt::format("{}: no such folder", model));
   if (!is_revision(revision)) throw Error(fmt::format("--revision {}: not a branch, tag or commit", revision));
   return find_in_hub(model, revision);

@@ -12,11 +12,13 @@
 #include "bench/offline.h"
 #include "bench/op.h"
 #include "bench/serve.h"
+#include "command_line.h"
 #include "fastgen/error.h"
 
 int main(int argc, char** argv) {
   using namespace fastgen;
-  CLI::App app("fgbench: measures the engine, its ops, this machine, and servers", "fgbench");
+  CLI::App app("Measures the engine, its ops, this machine, and servers.");
+  set_up_command_line(app, "fgbench");
   app.require_subcommand(1);
   bench::OfflineOptions offline;
   bench::OpOptions op;
@@ -26,7 +28,7 @@ int main(int argc, char** argv) {
   bench::add_roofline(app, roofline);
   bench::ServeOptions serve;
   const CLI::App* run_serve = bench::add_serve(app, serve);
-  CLI11_PARSE(app, argc, argv);
+  if (const auto status = parse_command_line(app, argc, argv)) return *status;
 
   set_log_level(LogLevel::kWarn);
   std::signal(SIGUSR2, [](int) { request_step_trace(); });

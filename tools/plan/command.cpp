@@ -173,6 +173,7 @@ int run(const Options& options) {
 std::function<int()> add_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("plan", "What a model needs and what fits, from its config alone: no GPU, no weights");
+  command->footer("\nExample:\n  fgserve plan tests/configs/r1-distill-llama-70b --card h200");
   command->add_option("MODEL", options->model, "A folder with config.json, or org/name in the local Hugging Face cache");
   const auto add = [&](const char* name, auto& value, const char* help) { return command->add_option(name, value, help)->capture_default_str(); };
   add("--revision", options->revision, "Branch, tag or commit of a name in the cache");
@@ -180,9 +181,9 @@ std::function<int()> add_command(CLI::App& app) {
       ->delimiter(',')->allow_extra_args(false);
   add("--dtype", options->dtype, "Of weights and KV: auto, bfloat16 or float32");
   add("--card", options->card, ("One of " + card_names()).c_str());
-  add("--memory-gb", options->memory_gb, "Memory instead of the card's, 1e9 bytes")->check(CLI::Range(0.0, 1e6));
-  add("--bandwidth-tb", options->bandwidth_tb, "Memory bandwidth instead of the card's, 1e12 bytes/s")->check(CLI::Range(0.0, 1e6));
-  add("--tflops", options->tflops, "Arithmetic rate instead of the card's, 1e12/s")->check(CLI::Range(0.0, 1e9));
+  add("--memory-gb", options->memory_gb, "Memory, 1e9 bytes; 0: the card's")->check(CLI::Range(0.0, 1e6));
+  add("--bandwidth-tb", options->bandwidth_tb, "Memory bandwidth, 1e12 bytes/s; 0: the card's")->check(CLI::Range(0.0, 1e6));
+  add("--tflops", options->tflops, "Arithmetic rate, 1e12/s; 0: the card's")->check(CLI::Range(0.0, 1e9));
   add("--block-size", options->block_size, "Tokens in a block of the KV cache")->check(CLI::Range(1, 1024));
   add("--max-batch", options->max_batch, "Sequences that decode together")->check(CLI::Range(1, 4096));
   add("--max-prefill", options->max_prefill, "Prompt tokens in one step")->check(CLI::Range(1, 1 << 17));
