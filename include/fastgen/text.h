@@ -84,7 +84,7 @@ class Tokenizer {
 class TextStream {
  public:
   struct Options {
-    std::vector<std::string> stop;  // none empty
+    std::vector<std::string> stop{};  // none empty
     bool skip_special = true;
     bool include_stop = false;  // keep the stop string in the text (vLLM's include_stop_str_in_output)
   };

@@ -29,21 +29,23 @@ struct SamplingParams {
   float repetition_penalty = 1;  // (0, 10]; counts prompt and output (Keskar et al. 2019)
   float frequency_penalty = 0;   // [-2, 2]; counts output only
   float presence_penalty = 0;    // [-2, 2]; counts output only
-  std::uint64_t seed = 0;        // token p of choice c depends on (seed, c, p) only, not on the batch
+  // Token p of choice c is drawn with a number that depends on (seed, c, p) only, not on the batch. 0 is a seed as any other: requests
+  // of equal prompt, parameters and seed give equal answers, so whoever wants others gives each request a seed of its own.
+  std::uint64_t seed = 0;
 
   std::int32_t max_tokens = 16;  // >= 1; prompt + max_tokens <= EngineInfo::max_model_len
   std::int32_t min_tokens = 0;   // <= max_tokens; until then end-of-sequence and stop ids are banned
   bool ignore_eos = false;       // the model's end-of-sequence ids no longer end the choice
-  std::vector<TokenId> stop_token_ids;
-  std::vector<LogitBias> logit_bias;
+  std::vector<TokenId> stop_token_ids{};
+  std::vector<LogitBias> logit_bias{};
 
   std::int32_t num_logprobs = -1;         // -1: none; 0..20: the token's own and that many alternatives
   std::int32_t num_prompt_logprobs = -1;  // the same for each prompt token but the first
 };
 
 struct Request {
-  std::vector<TokenId> prompt;  // 1 .. max_model_len - 1 ids, each in [0, vocab)
-  SamplingParams sampling;
+  std::vector<TokenId> prompt{};  // 1 .. max_model_len - 1 ids, each in [0, vocab)
+  SamplingParams sampling{};
   std::int32_t n = 1;         // choices drawn from one prompt, 1..kMaxChoices
   std::uint64_t user_tag = 0;  // comes back in every event; the engine does not read it
   // Smaller goes first: one unit is worth one second of waiting, so that a request of priority p is overtaken by those that come
@@ -85,7 +87,7 @@ struct Event {
   std::int32_t position = 0;                  // kPromptToken: its place in the prompt; kToken: place in the output
   std::int32_t num_top = 0;                   // alternatives: EventRing::top
   std::uint32_t top_start = 0;                // where they lie in the ring's slab
-  std::int32_t num_cached_tokens = 0;         // prompt tokens taken from the prefix cache, on kFinish
+  std::int32_t num_cached_tokens = 0;         // prompt tokens taken from a prefix cache, on kFinish: 0, there is none yet
   std::uint64_t step_us = 0;                  // when the step was collected, steady clock, microseconds
   std::uint64_t start_us = 0;                 // when a step first computed something for the request; 0: none did
 };

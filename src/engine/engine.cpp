@@ -6,8 +6,11 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <system_error>
 #include <thread>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -23,6 +26,7 @@
 #include "engine/setup.h"
 #include "engine/tickets.h"
 #include "engine/validate.h"
+#include "fastgen/error.h"
 
 namespace fastgen {
 
@@ -272,13 +276,17 @@ class EngineImpl final : public Engine {
 }  // namespace
 
 std::unique_ptr<Engine> start_engine(const EngineConfig& config, EngineSetup setup) {
-  return std::make_unique<EngineImpl>(config, std::move(setup));
+  try {
+    return std::make_unique<EngineImpl>(config, std::move(setup));
+  } catch (const std::system_error& error) {
+    throw Error(fmt::format("the engine's thread cannot start: {}", error.code().message()));
+  }
 }
 
 std::unique_ptr<Engine> Engine::create(const EngineConfig& config) { return start_engine(config, set_up_engine(config)); }
 
 std::uint32_t Engine::take_slot(Ticket& ticket) {
-  FG_CHECK(ticket.engine_ != nullptr, ticket.slot_);
+  FG_CHECK(ticket.engine_ == this, ticket.slot_);
   ticket.engine_ = nullptr;
   return ticket.slot_;
 }

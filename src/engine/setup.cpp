@@ -40,6 +40,12 @@ void check_range(const char* flag, std::int64_t value, std::int64_t low, std::in
   if (value < low || value > high) throw Error(fmt::format("{} must be between {} and {}, not {}", flag, low, high, value));
 }
 
+// Bounded so that bytes stay far from the limit of 64 bits.
+void check_gb(const char* flag, double value) {
+  constexpr double kMost = 1e6;
+  if (!(value >= 0 && value <= kMost)) throw Error(fmt::format("{} must be between 0 and {}, not {}", flag, kMost, value));
+}
+
 void check_config(const EngineConfig& config) {
   check_range("--max-model-len", config.max_model_len, 0, 1 << 24);
   check_range("--block-size", config.block_size, 1, 1024);
@@ -49,9 +55,9 @@ void check_config(const EngineConfig& config) {
   check_range("--threads", config.num_threads, 0, 4096);
   check_range("num_event_rings", config.num_event_rings, 1, 1024);
   check_range("event_ring_size", config.event_ring_size, 4, 1 << 24);
-  if (!(config.kv_gb >= 0)) throw Error("--kv-gb must not be negative");
+  check_gb("--kv-gb", config.kv_gb);
   check_range("--graphs", config.num_graphs, 0, 256);
-  if (!(config.gpu_gb >= 0)) throw Error("--gpu-gb must not be negative");
+  check_gb("--gpu-gb", config.gpu_gb);
   if (!(config.gpu_fraction >= 0 && config.gpu_fraction <= 1))
     throw Error(fmt::format("--gpu-fraction must be between 0 and 1, not {}", config.gpu_fraction));
   for (const auto& [flag, value] : {std::pair{"--gpu-gb", config.gpu_gb}, std::pair{"--gpu-fraction", config.gpu_fraction}})

@@ -1,7 +1,13 @@
 #include "backend/cpu/thread_pool.h"
 
 #include <chrono>
+#include <fstream>
+#include <string>
 
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "fastgen/error.h"
 #include "support/support.h"
 
 namespace fastgen::test {
@@ -22,6 +28,26 @@ TEST_CASE("thread pool: every item once, whatever the grain") {
     }
   }
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which need address space of their own
+TEST_CASE("thread pool: a system without threads to give is an Error that names the flag") {
+  std::size_t num_pages = 0;
+  std::ifstream("/proc/self/statm") >> num_pages;
+  rlimit before{};
+  getrlimit(RLIMIT_AS, &before);
+  rlimit tight = before;
+  tight.rlim_cur = num_pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + (std::size_t{100} << 20);  // a few stacks
+  REQUIRE(setrlimit(RLIMIT_AS, &tight) == 0);
+  std::string message;
+  try {
+    ThreadPool pool(4000);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  setrlimit(RLIMIT_AS, &before);
+  CHECK(message.starts_with("--threads 4000: "));
+}
+#endif
 
 TEST_CASE("thread pool: a barrier, job after job, with sleeps between") {
   ThreadPool pool(3);

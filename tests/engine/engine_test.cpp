@@ -1,6 +1,7 @@
 #include "fastgen/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <random>
 
@@ -308,6 +309,9 @@ TEST_CASE("engine: what is wrong with a configuration is named") {
   CHECK(names(fault([](auto& config) { config.gpu_fraction = 1.5; }), "--gpu-fraction"));
   CHECK(names(fault([](auto& config) { config.num_graphs = -1; }), "--graphs"));
   CHECK(names(fault([](auto& config) { config.kv_gb = 1e-9; }), "--kv-gb"));
+  CHECK(names(fault([](auto& config) { config.kv_gb = 1e300; }), "--kv-gb must be between 0 and 1000000"));
+  CHECK(names(fault([](auto& config) { config.kv_gb = std::nan(""); }), "--kv-gb must be between 0 and 1000000"));
+  CHECK(names(fault([](auto& config) { config.gpu_gb = -1; }), "--gpu-gb must be between 0 and 1000000"));
   CHECK(names(fault([](auto& config) { config.block_size = 0; }), "--block-size"));
   CHECK(names(fault([](auto& config) { config.max_model_len = 100'000; }), "--max-model-len"));
   CHECK(names(fault([](auto& config) { config.backend = "abacus"; }), "--backend"));

@@ -1,8 +1,12 @@
 #include "backend/cpu/thread_pool.h"
 
 #include <chrono>
+#include <system_error>
+
+#include <fmt/format.h>
 
 #include "base/check.h"
+#include "fastgen/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -36,10 +40,18 @@ bool spin(const Done& done) {
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
   FG_CHECK(num_threads >= 1, num_threads);
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error& error) {
+    const std::size_t num_given = workers_.size() + 1;
+    stop();
+    throw Error(fmt::format("--threads {}: the system gives no more than {}: {}", num_threads, num_given, error.code().message()));
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_.store(true);
   generation_.fetch_add(1);
   generation_.notify_all();

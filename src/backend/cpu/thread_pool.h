@@ -20,7 +20,7 @@ class ThreadPool {
  public:
   static constexpr int kSpinUs = 20;
 
-  explicit ThreadPool(int num_threads);  // >= 1
+  explicit ThreadPool(int num_threads);  // >= 1; throws Error if the system gives no more threads
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -50,6 +50,7 @@ class ThreadPool {
   using Job = void (*)(const void* context, int thread_idx);
   void run(Job job, const void* context);
   void work(int thread_idx);
+  void stop();
   bool enter();
   void leave();
 
