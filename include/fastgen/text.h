@@ -107,14 +107,14 @@ class TextStream {
 
 // What a template is rendered with. JSON texts are as the client sent them.
 struct RenderInput {
-  std::string messages_json;   // array of messages
-  std::string tools_json;      // array or empty
-  std::string documents_json;  // array or empty
-  std::string kwargs_json;     // object of further variables (chat_template_kwargs) or empty
+  std::string messages_json{};   // array of messages
+  std::string tools_json{};      // array or empty
+  std::string documents_json{};  // array or empty
+  std::string kwargs_json{};     // object of further variables (chat_template_kwargs) or empty
   bool add_generation_prompt = true;
-  std::string bos_token;
-  std::string eos_token;
-  std::string now;  // "2024-07-26 12:00:00" for strftime_now; empty: the local time
+  std::string bos_token{};
+  std::string eos_token{};
+  std::string now{};  // "2024-07-26 12:00:00" for strftime_now; empty: the local time
 };
 
 // A chat template in the Jinja2 dialect of Hugging Face transformers (trim_blocks, lstrip_blocks, loop
