@@ -6,7 +6,8 @@
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_info.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// clang has no such pragma as turns the instructions on below: what it builds goes without this path.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <algorithm>
 #include <cstring>
 #include <limits>
