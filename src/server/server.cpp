@@ -4,6 +4,8 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <future>
+#include <memory>
 #include <optional>
 
 #include <boost/asio/as_tuple.hpp>
@@ -41,6 +43,8 @@ struct Server::Impl {
 
   asio::awaitable<void> accept(Acceptor& acceptor);
   void hand_over(int fd, bool is_unix);
+  void accept_last(std::unique_ptr<Acceptor>& from);
+  void close_to_new();
   void listen();
   void listen_on_path();
   void open(Acceptor& acceptor, const asio::generic::stream_protocol::endpoint& endpoint, boost::system::error_code& error);
@@ -175,6 +179,25 @@ void Server::Impl::hand_over(int fd, bool is_unix) {
 
 // ---- shutdown
 
+// The kernel has connected some peers already that nobody has accepted: closing now would reset them in the middle of their request.
+void Server::Impl::accept_last(std::unique_ptr<Acceptor>& from) {
+  if (!from) return;
+  for (int fd = 0; (fd = ::accept4(from->native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
+    hand_over(fd, &from == &path_acceptor);
+  from->close();
+}
+
+// Returns when all who have connected are counted; after a second in any case, should the io thread be held up.
+void Server::Impl::close_to_new() {
+  auto done = std::make_shared<std::promise<void>>();
+  threads.front()->post([this, done] {
+    accept_last(acceptor);
+    accept_last(path_acceptor);
+    done->set_value();
+  });
+  done->get_future().wait_for(std::chrono::seconds(1));
+}
+
 bool Server::Impl::wait_closed(double seconds) {
   std::unique_lock lock(state.closed_mutex);
   return state.closed.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return state.num_connections == 0; });
@@ -238,10 +261,7 @@ bool Server::drain(double seconds) {
       });
   };
   impl.state.draining = true;
-  impl.threads.front()->post([&impl] {
-    impl.acceptor->close();
-    if (impl.path_acceptor) impl.path_acceptor->close();
-  });
+  impl.close_to_new();
   on_each_connection(&Connection::drain);
   const bool ended = impl.wait_closed(seconds);
   if (!ended) {

@@ -28,6 +28,7 @@ constexpr std::size_t kMaxPipelinedBytes = 64 << 10;  // read ahead while an ans
 constexpr std::size_t kKeptBytes = 4 << 10;           // of a buffer, between requests
 constexpr std::string_view kInterim = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr std::chrono::seconds kLinger{2};
+constexpr double kFirstWhileDrainingS = 0.5;  // for the request of a connection that was made just before the drain
 
 std::uint64_t to_us(double seconds) { return static_cast<std::uint64_t>(seconds * 1e6); }
 
@@ -81,8 +82,9 @@ void Session::close_socket() {
   wake_.cancel();
 }
 
+// A peer that has just connected may have sent its request, and would not know that nothing was done with it: it gets an answer.
 void Session::drain() {
-  if (phase_ == Phase::kIdle || phase_ == Phase::kLinger) close_socket();
+  if ((phase_ == Phase::kIdle && !is_first_) || phase_ == Phase::kLinger) close_socket();
 }
 
 void Session::abort() {
@@ -97,7 +99,7 @@ void Session::tick(std::uint64_t now) {
   bool read_is_late = false;
   switch (phase_) {
     case Phase::kIdle:
-      if (is_over(phase_us_, is_first_ ? config.header_timeout_s : config.keep_alive_s)) close_socket();
+      if (is_over(phase_us_, !is_first_ ? config.keep_alive_s : state_.draining ? kFirstWhileDrainingS : config.header_timeout_s)) close_socket();
       return;
     case Phase::kHeader: read_is_late = is_over(phase_us_, config.header_timeout_s); break;
     // Bytes that drip just often enough must not hold the connection for ever either.
@@ -143,7 +145,7 @@ asio::awaitable<bool> Session::read_request(HttpRequest& request) {
   HttpReader reader({state_.config.max_header_bytes, state_.config.max_body_bytes});
   set_phase(Phase::kIdle);
   if (in_.empty() && in_.capacity() > kKeptBytes) in_ = std::string();
-  if (state_.draining) co_return false;
+  if (state_.draining && !is_first_) co_return false;
   std::optional<ApiError> refusal;
   std::uint64_t start_us = 0;
   bool said_continue = false;
