@@ -198,7 +198,7 @@ struct FieldRule {
   Reader read;
 };
 
-#define FG_READ(expression) [](const JsonField& field, Draft& draft) { expression; }
+#define FG_READ(expression) [](const JsonField& field, [[maybe_unused]] Draft& draft) { expression; }
 #define FG_SET(member, expression) FG_READ(draft.request.member = expression; static_cast<void>(draft))
 
 constexpr FieldRule kRules[] = {
@@ -253,7 +253,7 @@ constexpr FieldRule kRules[] = {
     {"modalities", kChat, read_modalities},
     {"audio", kChat, refuse},
     {"prediction", kChat, refuse},
-    {"web_search_options", kChat, refuse},
+    {"web_search_options", kChat, FG_READ(field.refuse("is not supported by this server"))},  // an empty object asks for a search too
     // vLLM's that this server does not offer
     {"echo", kChat, refuse},
     {"continue_final_message", kChat, refuse},
