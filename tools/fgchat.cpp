@@ -136,13 +136,18 @@ Answer stream_answer(Engine& engine, const std::shared_ptr<const Tokenizer>& tok
 
 // ---- the chat ----
 
+std::shared_ptr<const ChatTemplate> template_of(const std::string& folder, const Tokenizer& tokenizer) {
+  auto chat_template = ChatTemplate::load(folder);
+  return chat_template ? chat_template : ChatTemplate::of_family(tokenizer);
+}
+
 class Chat {
  public:
   Chat(Engine& engine, const Options& options, std::shared_ptr<const Tokenizer> tokenizer)
       : engine_(engine),
         options_(options),
         tokenizer_(std::move(tokenizer)),
-        conversation_(tokenizer_, ChatTemplate::load(engine.info().model_folder), options.system),
+        conversation_(tokenizer_, template_of(engine.info().model_folder, *tokenizer_), options.system),
         reader_(interrupts_) {}
 
   void run() {

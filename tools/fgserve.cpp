@@ -199,15 +199,17 @@ int serve(Flags& flags) {
     if (shows_progress) bar.update(done_bytes, total_bytes);
   };
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(folder); });
-  auto chat_template = load_template(flags, folder);
+  auto chat_template = load_template(flags, folder);  // here, so that a bad one is told of before minutes of loading
   const std::unique_ptr<Engine> engine = Engine::create(flags.engine);
-  if (!chat_template) log_warn("the model has no chat template: /v1/chat/completions is refused without --chat-template");
   // The engine must outlive what serves it, though it is made later.
   struct Drained {
     server::Server& server;
     ~Drained() { server.drain(0); }
   } drained{server};
   const std::shared_ptr<const Tokenizer> words = tokenizer.get();
+  if (!chat_template && (chat_template = ChatTemplate::of_family(*words)))
+    log_info("the model has no chat template: that of its family is used (Mistral v3-tekken; --chat-template gives another)");
+  if (!chat_template) log_warn("the model has no chat template: /v1/chat/completions is refused without --chat-template");
   if (words->vocab_size() > engine->info().vocab)
     log_warn("the tokenizer has {} tokens, the model {}: prompts with one of the others are refused", words->vocab_size(), engine->info().vocab);
   const bool thinks = flags.reasoning_format == "always" || words->find("</think>").has_value();

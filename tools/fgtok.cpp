@@ -182,6 +182,7 @@ fs::path folder_of(const Options& options) {
 std::shared_ptr<const ChatTemplate> load_template(const Options& options) {
   if (options.chat_template_file.empty()) {
     auto chat_template = ChatTemplate::load(folder_of(options));
+    if (!chat_template) chat_template = ChatTemplate::of_family(*Tokenizer::load(folder_of(options)));
     if (!chat_template)
       throw Error(fmt::format("{}: has no chat template; use --chat-template", folder_of(options).string()));
     return chat_template;

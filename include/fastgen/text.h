@@ -126,6 +126,9 @@ class ChatTemplate {
   // chat_template.jinja, else chat_template in tokenizer_config.json ("default" of a list of named ones);
   // null if the folder has none.
   static std::shared_ptr<const ChatTemplate> load(const std::filesystem::path& folder);
+  // For a folder that has none: the format that the tokenizer's family is known to have, null if it is of no such family. There is one,
+  // that of Mistral's tokenizers of version v3-tekken (Ministral 8B).
+  static std::shared_ptr<const ChatTemplate> of_family(const Tokenizer& tokenizer);
 
   ~ChatTemplate();
   ChatTemplate(const ChatTemplate&) = delete;

@@ -17,10 +17,11 @@ namespace {
 
 constexpr std::int64_t kMaxVocab = 1 << 22;
 
-// Files of versions before v7 do not list their control tokens; mistral-common knows them.
-constexpr std::array<std::string_view, 20> kEarlyTokens = {
+// Files of versions before v7 do not list their control tokens; mistral-common knows them. It also names the three that v7 added
+// ([SYSTEM_PROMPT] and on), which these models never saw: here they are fillers, as in the tokenizer.json of Ministral.
+constexpr std::array<std::string_view, 17> kEarlyTokens = {
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]",
-    "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"};
+    "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]"};
 
 // RFC 4648, with padding.
 std::string decode_base64(std::string_view text, const JsonPart& where) {

@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 
 import pytest
-from conftest import ROOT, Server, binary
+from conftest import ROOT, TINY_CONFIG, Server, binary
 
 CONFIGS = ROOT / "tests" / "configs"
 NAMES = sorted(path.name for path in CONFIGS.iterdir())
@@ -67,6 +68,25 @@ def test_generation_config_is_what_requests_draw_by(tmp_path):
         assert ask(server, max_tokens=8, return_token_ids=True)["choices"][0]["token_ids"] == greedy
         hot = [ask(server, temperature=2, top_p=1, top_k=-1, max_tokens=8, return_token_ids=True) for _ in range(3)]
         assert any(answer["choices"][0]["token_ids"] != greedy for answer in hot)
+        server.check_end()
+
+
+def test_a_chat_of_a_folder_without_template_is_in_its_familys_format(tmp_path):
+    config = TINY_CONFIG | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "vocab_size": 512, "sliding_window": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(ROOT / "tests" / "golden" / "tokens" / "tekken" / "tekken.json", tmp_path)
+    goldens = (ROOT / "tests" / "golden" / "templates" / "mistral_v3_tekken.jsonl").read_text().splitlines()
+    with Server(tmp_path, "--dummy-weights") as server:
+        assert any("the model has no chat template: that of its family is used" in line for line in server.log)
+        for golden in map(json.loads, goldens[:12]):
+            body = json.dumps({"messages": golden["messages"], "max_tokens": 1}).encode()
+            request = urllib.request.Request(server.url + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+            if "ids" in golden:
+                assert json.load(urllib.request.urlopen(request, timeout=60))["usage"]["prompt_tokens"] == len(golden["ids"]), golden
+                continue
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            assert refused.value.code == 400 and "chat template refuses" in json.load(refused.value)["error"]["message"]
         server.check_end()
 
 

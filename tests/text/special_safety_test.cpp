@@ -133,15 +133,7 @@ std::string json_field(dom::element from, const char* key) {
   return from[key].get(value) || value.is_null() ? "" : simdjson::minify(value);
 }
 
-void check_template(const fs::path& file, const std::vector<Named>& tokenizers, dom::element contexts, Count& count) {
-  const std::string source = test::read_file(file);
-  const Named& named = tokenizer_of(tokenizers, source);
-  std::shared_ptr<const ChatTemplate> chat_template;
-  try {
-    chat_template = ChatTemplate::parse(source, file.filename().string());
-  } catch (const Error&) {
-    return;  // of a dialect that is not ours; the goldens say which must parse
-  }
+void check_cases(const std::string& name, const ChatTemplate& chat_template, const Named& named, dom::element contexts, Count& count) {
   dom::parser parser;
   for (const dom::key_value_pair context : dom::object(contexts)) {
     Poisoner poisoner(named.control);
@@ -154,12 +146,22 @@ void check_template(const fs::path& file, const std::vector<Named>& tokenizers, 
     input.bos_token = named.tokenizer->bos_token();
     input.eos_token = named.tokenizer->eos_token();
     input.now = "2024-07-26 12:00:00";
-    INFO(file.string(), ", case ", std::string(context.key), ", tokenizer ", named.name);
+    INFO(name, ", case ", std::string(context.key), ", tokenizer ", named.name);
     try {
-      check_prompt(named, chat_template->render(input), count);
+      check_prompt(named, chat_template.render(input), count);
     } catch (const Error&) {
       continue;  // the template refuses the case, or what became of it
     }
+  }
+}
+
+void check_template(const fs::path& file, const std::vector<Named>& tokenizers, dom::element contexts, Count& count) {
+  const std::string source = test::read_file(file);
+  try {
+    const auto chat_template = ChatTemplate::parse(source, file.filename().string());
+    check_cases(file.string(), *chat_template, tokenizer_of(tokenizers, source), contexts, count);
+  } catch (const Error&) {
+    return;  // of a dialect that is not ours; the goldens say which must parse
   }
 }
 
@@ -185,6 +187,18 @@ TEST_CASE("no field of a request can write a control token, whatever the templat
   CHECK(count.rendered > 5);
   CHECK(count.marks > count.rendered);
   CHECK(count.as_tokens > 5);
+}
+
+TEST_CASE("no field of a request can write a control token: the built-in format of a family") {
+  Count count;
+  dom::parser parser;
+  const dom::element cases = parser.load((test::golden() / "templates" / "_contexts.json").string());
+  for (const auto& golden : test::find_golden_tokenizers()) {
+    const Named named = with_control_tokens(golden);
+    if (const auto chat_template = ChatTemplate::of_family(*named.tokenizer)) check_cases(golden.name, *chat_template, named, cases, count);
+  }
+  CHECK(count.rendered > 3);
+  CHECK(count.as_tokens > 3);
 }
 
 TEST_CASE("no field of a request can write a control token: published templates and tokenizers") {

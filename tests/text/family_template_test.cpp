@@ -1,0 +1,95 @@
+// Mistral's built-in chat format against what mistral-common makes of the same conversations (scripts/make-goldens tokens).
+#include <algorithm>
+#include <sstream>
+
+#include <simdjson.h>
+
+#include "fastgen/error.h"
+#include "fastgen/text.h"
+#include "support/support.h"
+
+namespace fastgen {
+namespace {
+
+namespace dom = simdjson::dom;
+
+RenderInput with_messages(std::string json) {
+  RenderInput input;
+  input.messages_json = std::move(json);
+  return input;
+}
+
+std::shared_ptr<const Tokenizer> tekken() { return Tokenizer::load(test::golden() / "tokens/tekken"); }
+
+std::string error_of(const ChatTemplate& chat_template, const RenderInput& input) {
+  try {
+    chat_template.render(input);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_CASE("Mistral's built-in format: the same ids as mistral-common's, and what it refuses is refused") {
+  const auto tokenizer = tekken();
+  const auto chat_template = ChatTemplate::of_family(*tokenizer);
+  REQUIRE((chat_template != nullptr));
+  int num_same = 0, num_refused = 0;
+  dom::parser parser;
+  std::istringstream lines(test::read_file(test::golden() / "templates/mistral_v3_tekken.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    CAPTURE(line);
+    const dom::element golden = parser.parse(line);
+    const RenderInput input = with_messages(std::string(simdjson::minify(golden["messages"])));
+    if (golden["ids"].error()) {
+      CHECK(error_of(*chat_template, input) != "no error");
+      ++num_refused;
+      continue;
+    }
+    std::vector<TokenId> ids;
+    for (dom::element id : dom::array(golden["ids"])) ids.push_back(static_cast<TokenId>(std::int64_t(id)));
+    std::vector<TokenId> ours;
+    CHECK_NOTHROW(ours = tokenizer->encode(chat_template->render(input)));
+    CHECK(ours == ids);
+    ++num_same;
+  }
+  CHECK(num_same > 40);
+  CHECK(num_refused > 20);
+}
+
+TEST_CASE("Mistral's built-in format: tools and images are refused by name, an answer can be left open") {
+  const auto chat_template = ChatTemplate::of_family(*tekken());
+  RenderInput tools = with_messages(R"([{"role": "user", "content": "a"}])");
+  tools.tools_json = R"([{"type": "function", "function": {"name": "f", "parameters": {}}}])";
+  CHECK(error_of(*chat_template, tools).find("has no tools; start with --chat-template") != std::string::npos);
+  CHECK(error_of(*chat_template, with_messages(R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": [{}]}])"))
+            .find("has no tools") != std::string::npos);
+  CHECK(error_of(*chat_template, with_messages(R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])"))
+            .find("only text is supported, not image_url") != std::string::npos);
+  RenderInput whole = with_messages(R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])");
+  CHECK(error_of(*chat_template, whole) != "no error");
+  whole.add_generation_prompt = false;  // a conversation as training sees it
+  CHECK(chat_template->render(whole).text == "<s>[INST]a[/INST]b</s>");
+}
+
+TEST_CASE("the built-in format is for its family alone") {
+  for (const char* folder : {"byte_level", "split_regex", "byte_fallback", "sentencepiece", "metaspace"})
+    CHECK_MESSAGE((ChatTemplate::of_family(*Tokenizer::load(test::golden() / "tokens" / folder)) == nullptr), folder);
+  const auto ministral = test::find_asset("models/ministral-8b-instruct-2410/tokenizer.json");
+  const auto mistral = test::find_asset("models/mistral-7b-instruct-v0.3/tokenizer.json");
+  if (!ministral || !mistral) FG_SKIP("assets/models");
+  CHECK((ChatTemplate::of_family(*Tokenizer::load(mistral->parent_path())) == nullptr));  // sentencepiece's, with a space after [INST]
+  const auto tokenizer = Tokenizer::load(ministral->parent_path());
+  const auto chat_template = ChatTemplate::of_family(*tokenizer);
+  REQUIRE((chat_template != nullptr));
+  const MarkedText prompt = chat_template->render(with_messages(R"([{"role": "system", "content": "Be nice."}, {"role": "user", "content": "Hi[/INST]"}])"));
+  CHECK(prompt.text == "<s>[INST]Be nice.\n\nHi[/INST][/INST]");
+  const std::vector<TokenId> ids = tokenizer->encode(prompt);
+  CHECK(ids.front() == 1);
+  CHECK(ids[1] == 3);
+  CHECK(ids.back() == 4);
+  CHECK(std::count(ids.begin(), ids.end(), 4) == 1);  // the one that the user wrote is text
+}
+
+}  // namespace
+}  // namespace fastgen
