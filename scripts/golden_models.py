@@ -42,6 +42,13 @@ VARIANTS = {
     "qwen2-yarn": ("Qwen2ForCausalLM", dict(rope_parameters=rope("yarn", theta=1e6, factor=4.0, original_max_position_embeddings=32)),
                    [NUM_TOKENS]),
     "qwen3": ("Qwen3ForCausalLM", dict(head_dim=16, tie_word_embeddings=True), [NUM_TOKENS]),
+    "qwen3-window": ("Qwen3ForCausalLM", dict(head_dim=24, num_key_value_heads=4, sliding_window=11, use_sliding_window=True, max_window_layers=2,
+                                              rope_parameters=rope("linear", theta=3e5, factor=1.7)), [NUM_TOKENS]),
+    # Odd numbers: a factor that is no power of two, a temperature that is given, a trained context that is no multiple of anything.
+    "mistral-yarn-odd": ("MistralForCausalLM", dict(sliding_window=37, head_dim=20, max_position_embeddings=333, rope_parameters=rope(
+        "yarn", theta=54321.0, factor=3.7, original_max_position_embeddings=90, beta_fast=21.5, beta_slow=1.25, attention_factor=1.3)), [NUM_TOKENS]),
+    "qwen2-dynamic-odd": ("Qwen2ForCausalLM", dict(max_position_embeddings=45, num_key_value_heads=1,
+                                                   rope_parameters=rope("dynamic", theta=777.0, factor=2.6)), [45, 46, NUM_TOKENS]),
     "qwen3-untied": ("Qwen3ForCausalLM", dict(head_dim=8, num_key_value_heads=1, rope_parameters=rope(theta=1e6)), [NUM_TOKENS]),
 }
 

@@ -123,7 +123,7 @@ TEST_CASE("every variant computes what transformers computes, past several windo
       CHECK(decoded < kTolerance);
     }
   }
-  CHECK(num_variants == 13);
+  CHECK(num_variants == 16);
 }
 
 // bfloat16 into the products and in KV, of tokens as unlikely as random ids are: 0.21 at most was seen on a CPU.
