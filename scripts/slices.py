@@ -39,16 +39,6 @@ def fingerprint(paths):
     return digest.hexdigest()[:16]
 
 
-def commit(root):
-    """From git, where there is one."""
-    head = root / ".git" / "HEAD"
-    if not head.is_file():
-        return "unknown"
-    text = head.read_text().strip()
-    ref = root / ".git" / text.removeprefix("ref: ")
-    return (ref.read_text().strip() if text.startswith("ref: ") and ref.exists() else text)[:12]
-
-
 class Record:
     """One file a slice in `folder`, written when it begins and when it ends."""
 
@@ -86,7 +76,7 @@ def run_one(part, record, cut_off):
         print(result.text, flush=True)
 
 
-def run(slices, record, minutes, again=False):
+def run(slices, record, minutes, again=False, after_each=lambda: None):
     """Runs what is open; true if everything has passed."""
     deadline = time.monotonic() + 60 * minutes
     for part in slices:
@@ -98,6 +88,7 @@ def run(slices, record, minutes, again=False):
             record.write(part.name, status="failed", passed=0, failed=1, skipped=0, lacks="", seconds=0, data={})
         elif time.monotonic() + part.seconds <= deadline:
             run_one(part, record, cut_off)
+            after_each()
     return summarize(slices, record)
 
 
@@ -122,7 +113,7 @@ def add_arguments(parser, folder):
     parser.add_argument("--record", type=Path, default=folder, help="folder of the results (default: %(default)s)")
 
 
-def main(options, slices, key):
+def main(options, slices, key, after_each=lambda: None):
     """The exit status."""
     if options.only:
         slices = [part for part in slices if any(word in part.name for word in options.only)]
@@ -131,4 +122,4 @@ def main(options, slices, key):
         for part in slices:
             print(f"{part.name}: {record.read(part.name).get('status', 'open')}, up to {part.seconds} s")
         return 0
-    return 0 if run(slices, record, options.minutes, options.again) else 1
+    return 0 if run(slices, record, options.minutes, options.again, after_each) else 1
