@@ -23,13 +23,13 @@ struct Plan {
   int passes;  // over one sequence's K and V: KV heads x splits
 };
 
-__device__ inline Span decode_span(const AttendLaunch& a, int seq) {
+__host__ __device__ inline Span decode_span(const AttendLaunch& a, int seq) {
   if (num_queries(a, seq) == 0) return {0, 0};
   const int end = a.context_len[seq];
   return {a.window > 0 ? max(0, end - a.window) : 0, end};
 }
-__device__ inline int num_tiles(Span span) { return span.empty() ? 0 : (span.end + kTile - 1) / kTile - span.begin / kTile; }
-__device__ inline int num_units(Span span, int unit_tiles) {
+__host__ __device__ inline int num_tiles(Span span) { return span.empty() ? 0 : (span.end + kTile - 1) / kTile - span.begin / kTile; }
+__host__ __device__ inline int num_units(Span span, int unit_tiles) {
   const int tiles = num_tiles(span);
   if (unit_tiles == 1) return tiles > 0 ? tiles + kHeadCost : 0;
   return (tiles + unit_tiles - 1) / unit_tiles;
@@ -50,7 +50,7 @@ struct Walk {
   int unit, unit_end;
   Place place;
 
-  __device__ bool take(const AttendLaunch& a, const Plan& plan, Segment& s) {
+  __host__ __device__ bool take(const AttendLaunch& a, const Plan& plan, Segment& s) {
     if (unit >= unit_end) return false;
     Span span = decode_span(a, place.seq);
     int units = num_units(span, plan.unit_tiles);
@@ -78,20 +78,32 @@ struct Walk {
   }
 };
 
+// Chooses how large units are and how many of them a CTA gets; gives the length of the list. total() is its length with units of
+// plan.unit_tiles. A list of pieces serves if every piece has a CTA of its own.
+template <typename Total>
+__host__ __device__ inline int deal(Plan& plan, int num_ctas, Total total) {
+  const auto with = [&](int unit_tiles) {
+    plan.unit_tiles = unit_tiles;
+    return total();
+  };
+  int length = with(kPieceTilesMin);
+  for (int tiles = 2 * kPieceTilesMin; length > num_ctas && tiles <= kPieceTilesMax; tiles *= 2) length = with(tiles);
+  if (length > num_ctas) length = with(1);
+  plan.share = (length + num_ctas - 1) / num_ctas;
+  return length;
+}
+
 // Fills plan and walk; every thread of the CTA gets the same. False: nothing to do.
 __device__ inline bool make_plan(const AttendLaunch& a, int* scratch, Plan& plan, Walk& walk) {
   const Run run = Run::of_thread<kDecodeWarps * kWarp>(0, a.num_decode_seqs);
   const int num_ctas = gridDim.x, cta = blockIdx.x;
-  int before = 0, total = 0;
+  int before = 0;
   const auto size = [&](int seq) { return num_units(decode_span(a, seq), plan.unit_tiles) * plan.passes; };
-  const auto list = [&](int unit_tiles) {
-    plan.unit_tiles = unit_tiles;
-    before = prefix_sum<kDecodeWarps>(run.sum(size), scratch, total);
-  };
-  list(kPieceTilesMin);
-  for (int tiles = 2 * kPieceTilesMin; total > num_ctas && tiles <= kPieceTilesMax; tiles *= 2) list(tiles);
-  if (total > num_ctas) list(1);
-  plan.share = (total + num_ctas - 1) / num_ctas;
+  const int total = deal(plan, num_ctas, [&] {
+    int length = 0;
+    before = prefix_sum<kDecodeWarps>(run.sum(size), scratch, length);
+    return length;
+  });
   walk.unit = min(total, cta * plan.share);
   walk.unit_end = min(total, walk.unit + plan.share);
   Place* found = reinterpret_cast<Place*>(scratch);

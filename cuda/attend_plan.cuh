@@ -12,7 +12,7 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 // Positions begin .. end - 1 of a sequence.
 struct Span {
   int begin, end;
-  __device__ bool empty() const { return end <= begin; }
+  __host__ __device__ bool empty() const { return end <= begin; }
 };
 
 // The place of a key's block in its sequence's table, and of the key in the block. A division costs a warp some 80 cycles.
@@ -23,7 +23,7 @@ __device__ inline int place_in_block(const AttendLaunch& a, int key) {
   return a.block_shift >= 0 ? key & (a.layout.block_size - 1) : key % a.layout.block_size;
 }
 
-__device__ inline int num_queries(const AttendLaunch& a, int seq) {
+__host__ __device__ inline int num_queries(const AttendLaunch& a, int seq) {
   return a.query_start[seq + 1] - a.query_start[seq];
 }
 

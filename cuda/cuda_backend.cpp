@@ -31,6 +31,9 @@ std::string describe_device() {
   if (properties.major < 8)
     throw Error(fmt::format("--backend cuda: {} has compute capability {}.{}, at least 8.0 is needed",
                             properties.name, properties.major, properties.minor));
+  if (!device::has_kernels())
+    throw Error(fmt::format("--backend cuda: this build has no kernels for {} (compute capability {}.{}); meson -Dgpu_archs={}{} adds them",
+                            properties.name, properties.major, properties.minor, properties.major, properties.minor));
   return fmt::format("{}, {} SMs, {:.1f} GB", properties.name, properties.multiProcessorCount,
                      static_cast<double>(properties.totalGlobalMem) / 1e9);
 }

@@ -49,6 +49,14 @@ void convert_from(const void* from, void* to, DType to_dtype, std::int64_t n, cu
 
 }  // namespace
 
+bool has_kernels() {
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, fill_random_kernel<float>);
+  if (status != cudaErrorNoKernelImageForDevice && status != cudaErrorInvalidDeviceFunction) return true;
+  cudaGetLastError();  // it is known now
+  return false;
+}
+
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t n, cudaStream_t stream) {
   switch (from_dtype) {
     case DType::kF32:

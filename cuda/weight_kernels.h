@@ -9,6 +9,9 @@
 
 namespace fastgen::device {
 
+// Whether the build holds kernels for the current device: asked of one of them.
+bool has_kernels();
+
 // to[i] = from[i] for n elements in device memory; from is f32, bf16 or f16, to f32 or bf16.
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t n, cudaStream_t stream);
 
