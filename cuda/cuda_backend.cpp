@@ -19,12 +19,23 @@ constexpr std::int64_t kLogitRowsMin = 64;  // token_logprobs goes in chunks of 
 
 std::int64_t logit_rows(const OpLimits& limits) { return std::max(limits.max_logit_rows, kLogitRowsMin); }
 
+std::string cuda_version(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+
+// What stands in the way of any GPU. The library calls it an insufficient driver too if there is none at all.
+std::string fault_of(cudaError_t status) {
+  if (status == cudaErrorNoDevice) return "this machine has no NVIDIA GPU, or none is visible (CUDA_VISIBLE_DEVICES)";
+  int driver = 0;
+  if (status != cudaErrorInsufficientDriver || cudaDriverGetVersion(&driver) != cudaSuccess)
+    return fmt::format("no usable GPU: {}", cudaGetErrorString(status));
+  if (driver == 0) return "this machine has no NVIDIA driver";
+  return fmt::format("the NVIDIA driver is for CUDA {} at most, this build needs {}", cuda_version(driver), cuda_version(CUDART_VERSION));
+}
+
 std::string describe_device() {
   int num_devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&num_devices);
-  if (status != cudaSuccess)
-    throw Error(fmt::format("--backend cuda: no usable GPU: {}", cudaGetErrorString(status)));
-  if (num_devices == 0) throw Error("--backend cuda: no GPU");
+  if (status != cudaSuccess || num_devices == 0)
+    throw Error("--backend cuda: " + fault_of(status != cudaSuccess ? status : cudaErrorNoDevice));
   cudaDeviceProp properties{};
   cuda_check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   cuda_check(cudaSetDevice(0), "cudaSetDevice");  // makes the context, which takes memory too
