@@ -1,5 +1,6 @@
 // ChatTemplate: finds a model's template, hands messages to the interpreter, takes the marked text back.
 #include <fmt/format.h>
+#include <simdjson.h>
 
 #include <fstream>
 #include <sstream>
@@ -76,6 +77,26 @@ std::shared_ptr<jinja::Dict> make_globals(const RenderInput& input) {
   return globals;
 }
 
+// The JSON of "chat_template" alone, empty if there is none. What stands beside it is stepped over, since "model_max_length" is often
+// 1e30 written out, which only simdjson's on-demand parser can do.
+std::string template_json(const fs::path& config) {
+  namespace ondemand = simdjson::ondemand;
+  const simdjson::padded_string padded(read_all(config));
+  ondemand::parser parser;
+  try {
+    ondemand::document document = parser.iterate(padded);
+    for (ondemand::field field : document.get_object()) {
+      const std::string_view key = field.unescaped_key();
+      if (key != "chat_template") continue;
+      ondemand::value value = field.value();
+      return std::string(std::string_view(simdjson::to_json_string(value)));
+    }
+  } catch (const simdjson::simdjson_error& error) {
+    throw Error(fmt::format("{}: chat_template cannot be read: {}", config.string(), error.what()));
+  }
+  return {};
+}
+
 }  // namespace
 
 ChatTemplate::ChatTemplate(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -93,18 +114,17 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::load(const fs::path& folder) {
   if (fs::exists(own_file)) return parse(read_all(own_file), own_file.string());
   fs::path config = folder / "tokenizer_config.json";
   if (!fs::exists(config)) return nullptr;
-  jinja::Value parsed = jinja::parse_json(read_all(config), config.string());
-  const jinja::Value* entry = parsed.is_dict() ? parsed.dict().find("chat_template") : nullptr;
-  if (!entry || entry->is_none()) return nullptr;
-  std::string name = config.string() + ": chat_template";
-  if (entry->is_string()) return parse(entry->str(), name);
-  if (!entry->is_list()) throw Error(fmt::format("{}: must be a string or a list", name));
-  const jinja::Value* source = named_template(*entry, "default");
+  std::string json = template_json(config), name = config.string() + ": chat_template";
+  jinja::Value entry = json.empty() ? jinja::Value() : jinja::parse_json(json, name);
+  if (entry.is_none()) return nullptr;
+  if (entry.is_string()) return parse(entry.str(), name);
+  if (!entry.is_list()) throw Error(fmt::format("{}: must be a string or a list", name));
+  const jinja::Value* source = named_template(entry, "default");
   if (!source) throw Error(fmt::format("{}: the list has no \"default\"", name));
   auto impl = std::make_unique<Impl>();
   impl->name = name;
   impl->main = parse_named(source->str(), name);
-  if (const jinja::Value* tools = named_template(*entry, "tool_use"))
+  if (const jinja::Value* tools = named_template(entry, "tool_use"))
     impl->with_tools = parse_named(tools->str(), name);
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::move(impl)));
 }

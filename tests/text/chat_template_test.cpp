@@ -121,6 +121,16 @@ TEST_CASE("chat templates: where a model folder keeps them") {
   CHECK(ChatTemplate::load(dir.path()) == nullptr);
   write(dir.path() / "tokenizer_config.json", R"({"chat_template": "A{{ messages[0].content }}"})");
   CHECK(text_of(dir.path()) == "Ahi");
+  // As transformers writes "none": more than 64 bits.
+  write(dir.path() / "tokenizer_config.json",
+        R"({"model_max_length": 1000000000000000019884624838656, "chat_template": "B{{ messages[0].content }}\n\u00e9", "x": 1e999})");
+  CHECK(text_of(dir.path()) == "Bhi\n\u00e9");
+  write(dir.path() / "tokenizer_config.json", R"({"model_max_length": 1000000000000000019884624838656})");
+  CHECK(ChatTemplate::load(dir.path()) == nullptr);
+  write(dir.path() / "tokenizer_config.json", R"({"chat_template": null})");
+  CHECK(ChatTemplate::load(dir.path()) == nullptr);
+  write(dir.path() / "tokenizer_config.json", R"({"chat_template": "a)");
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("tokenizer_config.json: chat_template"), Error);
   write(
       dir.path() / "tokenizer_config.json",
       R"({"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]})");
