@@ -5,6 +5,7 @@
 
 #include "engine/debug_checks.h"
 #include "engine_support.h"
+#include "support/gpu.h"
 
 using namespace fastgen;
 using namespace fastgen::test;

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <fstream>
 #include <functional>
 #include <thread>
 
-#include "backend/backend.h"
 #include "backend/echo/echo_function.h"
 
 namespace fastgen::test {
@@ -27,16 +25,6 @@ void write_windowed_config(const std::filesystem::path& folder, std::int32_t win
   replace("LlamaForCausalLM", "MistralForCausalLM");
   replace("\"llama\"", "\"mistral\", \"sliding_window\": " + std::to_string(window));
   std::ofstream(folder / "config.json") << text;
-}
-
-bool has_gpu() {
-  try {
-    make_backend("cuda", {});
-    return true;
-  } catch (const Error& error) {
-    std::printf("%s\n", error.what());
-    return false;
-  }
 }
 
 EngineConfig echo_engine(const std::filesystem::path& folder, const std::string& backend) {

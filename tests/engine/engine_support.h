@@ -22,9 +22,6 @@ void write_config(const std::filesystem::path& folder);
 // The same with a window in every layer.
 void write_windowed_config(const std::filesystem::path& folder, std::int32_t window);
 
-// Whether backend "cuda" would work here; what stands against it goes to the log.
-bool has_gpu();
-
 EngineConfig echo_engine(const std::filesystem::path& folder, const std::string& backend = "echo");
 // Of any kind that echo computes exactly: choices, logprobs, stop ids, bans, greedy or not.
 Request random_request(std::mt19937_64& random, std::int32_t max_prompt = 60, std::int32_t max_tokens = 40);

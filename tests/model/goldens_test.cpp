@@ -7,6 +7,7 @@
 
 #include <simdjson.h>
 
+#include "support/gpu.h"
 #include "support/model_runner.h"
 #include "support/support.h"
 

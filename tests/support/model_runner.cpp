@@ -1,13 +1,11 @@
 #include "support/model_runner.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <random>
 #include <utility>
 
 #include "base/check.h"
-#include "fastgen/error.h"
 
 namespace fastgen::test {
 
@@ -28,16 +26,6 @@ OpLimits limits_of(const ModelConfig& config, const RunnerOptions& options, std:
 }
 
 }  // namespace
-
-bool has_gpu() {
-  try {
-    make_backend("cuda", {});
-    return true;
-  } catch (const Error& error) {
-    std::printf("%s\n", error.what());
-    return false;
-  }
-}
 
 ModelRunner::ModelRunner(const std::filesystem::path& folder, const RunnerOptions& options)
     : options_(options), config_(load_config(folder)), backend_(options.make_backend()) {

@@ -15,9 +15,6 @@
 
 namespace fastgen::test {
 
-// Whether make_backend("cuda") would work here; what stands against it goes to the log.
-bool has_gpu();
-
 struct RunnerOptions {
   std::function<std::unique_ptr<Backend>()> make_backend = [] { return make_cpu_backend({}); };
   DType dtype = DType::kF32;

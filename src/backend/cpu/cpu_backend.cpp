@@ -11,16 +11,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
-#include "backend/call_recorder.h"
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_info.h"
-#include "backend/cpu/memory.h"
 #include "backend/cpu/packed_matrix.h"
 #include "backend/cpu/random_fill.h"
 #include "backend/cpu/row_ops.h"
 #include "backend/cpu/sampling.h"
 #include "backend/cpu/thread_pool.h"
 #include "backend/cpu/workspace.h"
+#include "backend/host_backend.h"
 #include "base/check.h"
 #include "fastgen/error.h"
 
@@ -44,7 +43,7 @@ const PackedMatrix& matrix_of(const Weight& weight) {
 
 const float* floats_or_null(const Tensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public HostBackend {
  public:
   CpuBackend(int num_threads, const ProductTuning& tuning)
       : pool_(num_threads), workspace_(num_threads), tuning_(tuning) {}
@@ -59,36 +58,14 @@ class CpuBackend final : public Backend {
     return {DType::kF32, product, product};
   }
 
-  std::size_t free_bytes() const override { return free_memory_bytes(); }
-  void* allocate(MemoryKind, std::size_t bytes) override {
-    FG_CHECK(!sealed_, bytes);
-    return memory_.allocate(bytes);
-  }
   void reserve(const OpLimits& limits) override;
   std::size_t workspace_bytes(const OpLimits& limits) const override;
   void seal() override {
-    sealed_ = true;
+    HostBackend::seal();
     workspace_.seal();
   }
   Weight prepare_weights(WeightKind kind, DType dtype, std::span<const Tensor> parts, std::span<const FilePlace> places) override;
   Weight prepare_random_weights(WeightKind kind, DType dtype, std::span<const RandomPart> parts) override;
-
-  void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override {
-    calls_.run(stream, [=] { std::memcpy(device, pinned, bytes); });
-  }
-  void download(Stream stream, void* pinned, const void* device, std::size_t bytes) override {
-    calls_.run(stream, [=] { std::memcpy(pinned, device, bytes); });
-  }
-  FenceId record(Stream) override { return 0; }
-  void wait(Stream, FenceId) override {}
-  bool passed(FenceId) override { return true; }
-  void host_wait(FenceId) override {}
-
-  bool has_graphs() const override { return true; }
-  void begin_capture() override { calls_.begin(); }
-  GraphId end_capture() override { return calls_.end(); }
-  void replay(GraphId graph) override { calls_.replay(graph); }
-  std::size_t graph_bytes() const override { return 0; }
 
   void embed(Stream stream, const EmbedArgs& args) override {
     calls_.run(stream, [=, this] { run_embed(args); });
@@ -122,12 +99,6 @@ class CpuBackend final : public Backend {
                       const LogprobOutput& out) override {
     calls_.run(stream, [=, this] { run_token_logprobs(x, head, ids, num_top, out); });
   }
-  void fill_table(Stream stream, Tensor entries, Tensor starts, Tensor table) override {
-    calls_.run(stream, [=] { run_fill_table(entries, starts, table); });
-  }
-  void copy_blocks(Stream stream, const KvArena& arena, Tensor pairs) override {
-    calls_.run(stream, [=] { run_copy_blocks(arena, pairs); });
-  }
 
  private:
   // body(row, thread_idx) for rows [0, n), on all threads where the work is worth it.
@@ -154,17 +125,12 @@ class CpuBackend final : public Backend {
   void sample_row(const SampleRow& row, std::int64_t row_idx, const float* logits, std::int64_t vocab,
                   const SampleBatch& batch, const KvArena& arena, Tensor ids, const LogprobOutput& out, int thread);
   void run_token_logprobs(Tensor x, const Weight& head, Tensor ids, std::int32_t num_top, const LogprobOutput& out);
-  static void run_fill_table(Tensor entries, Tensor starts, Tensor table);
-  static void run_copy_blocks(const KvArena& arena, Tensor pairs);
   float* head_product(Tensor x, const Weight& head, std::int64_t first, std::int64_t count);
 
   ThreadPool pool_;
-  MemoryPool memory_;
   Workspace workspace_;
   const ProductTuning tuning_;
   std::deque<PackedMatrix> matrices_;  // handles point here
-  CallRecorder calls_;
-  bool sealed_ = false;
 };
 
 void CpuBackend::reserve(const OpLimits& limits) {
@@ -396,32 +362,6 @@ void CpuBackend::run_token_logprobs(Tensor x, const Weight& head, Tensor ids, st
                      out.top_logprobs.as<float>() + row * kSampleTop);
       }
     });
-  }
-}
-
-void CpuBackend::run_fill_table(Tensor entries, Tensor starts, Tensor table) {
-  FG_CHECK(starts.rows() <= table.rows() + 1, starts.rows(), table.rows());
-  const std::int32_t *from = entries.as<std::int32_t>(), *start = starts.as<std::int32_t>();
-  for (std::int64_t b = 0; b + 1 < starts.rows(); ++b) {
-    FG_CHECK(start[b] >= 0 && start[b] <= start[b + 1] && start[b + 1] <= entries.rows() &&
-                 start[b + 1] - start[b] <= table.row_elements(),
-             b, start[b], start[b + 1], entries.rows());
-    std::copy(from + start[b], from + start[b + 1], table.as<std::int32_t>() + b * table.row_elements());
-  }
-}
-
-void CpuBackend::run_copy_blocks(const KvArena& arena, Tensor pairs) {
-  const std::size_t kv_bytes = static_cast<std::size_t>(arena.layout.block_elements()) * dtype_bytes(arena.dtype);
-  const std::int64_t block_size = arena.layout.block_size;
-  const std::int32_t* pair = pairs.as<std::int32_t>();
-  for (std::int64_t i = 0; i < pairs.rows(); ++i, pair += 2) {
-    if (pair[0] < 0 || pair[1] < 0) continue;  // padding
-    FG_CHECK(pair[0] < arena.num_blocks && pair[1] < arena.num_blocks, pair[0], pair[1], arena.num_blocks);
-    if (pair[0] == pair[1]) continue;
-    char* data = static_cast<char*>(arena.data);
-    std::memcpy(data + static_cast<std::size_t>(pair[1]) * kv_bytes, data + static_cast<std::size_t>(pair[0]) * kv_bytes, kv_bytes);
-    std::int32_t* tokens = arena.token_ids.as<std::int32_t>();
-    std::copy_n(tokens + pair[0] * block_size, block_size, tokens + pair[1] * block_size);
   }
 }
 

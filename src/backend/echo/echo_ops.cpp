@@ -291,29 +291,4 @@ void token_logprobs(const Tensor& x, const Tensor& ids, std::int32_t num_top, st
   }
 }
 
-void fill_table(const Tensor& entries, const Tensor& starts, const Tensor& table) {
-  const std::int32_t* start = starts.as<std::int32_t>();
-  for (std::int64_t b = 0; b + 1 < starts.rows(); ++b) {
-    FG_CHECK(start[b] >= 0 && start[b] <= start[b + 1] && start[b + 1] <= entries.rows() &&
-                 start[b + 1] - start[b] <= table.row_elements(),
-             b, start[b], start[b + 1], entries.rows());
-    const std::int32_t* from = entries.as<std::int32_t>();
-    std::copy(from + start[b], from + start[b + 1], table.slice(b, 1).as<std::int32_t>());
-  }
-}
-
-void copy_blocks(const KvArena& arena, const Tensor& pairs) {
-  const std::size_t bytes =
-      static_cast<std::size_t>(arena.layout.block_elements()) * dtype_bytes(arena.dtype);
-  const std::int64_t block_size = arena.layout.block_size;
-  for (std::int64_t i = 0; i < pairs.rows(); ++i) {
-    const std::int64_t from = pairs.as<std::int32_t>()[2 * i], to = pairs.as<std::int32_t>()[2 * i + 1];
-    FG_CHECK(from >= 0 && from < arena.num_blocks && to >= 0 && to < arena.num_blocks && from != to, from, to,
-             arena.num_blocks);
-    std::memcpy(kv_words(arena, to * block_size, 0), kv_words(arena, from * block_size, 0), bytes);
-    std::int32_t* token_ids = arena.token_ids.as<std::int32_t>();
-    std::copy_n(token_ids + from * block_size, block_size, token_ids + to * block_size);
-  }
-}
-
 }  // namespace fastgen::echo

@@ -23,7 +23,5 @@ void logits_sample(const Tensor& x, const SampleBatch& batch, const KvArena& are
                    const Tensor& ids, const LogprobOutput& out);
 void token_logprobs(const Tensor& x, const Tensor& ids, std::int32_t num_top, std::int32_t vocab,
                     const LogprobOutput& out);
-void fill_table(const Tensor& entries, const Tensor& starts, const Tensor& table);
-void copy_blocks(const KvArena& arena, const Tensor& pairs);
 
 }  // namespace fastgen::echo
