@@ -304,12 +304,15 @@ void Generation::observe(const RequestRecord& record) const {
   ThreadMetrics& metrics = *environment_.metrics;
   const auto seconds = [](std::uint64_t from, std::uint64_t to) { return to > from ? static_cast<double>(to - from) * 1e-6 : 0; };
   std::uint64_t last_us = 0;
+  int most_tokens = 0;
   for (const Choice& choice : choices_) {
     metrics.count_outcome(outcome_of(choice));
     metrics.generated_tokens.observe(choice.num_tokens);
     if (choice.num_tokens > 1) metrics.tpot_s.observe(seconds(choice.first_us, choice.last_us) / (choice.num_tokens - 1));
     last_us = std::max(last_us, choice.last_us);
+    most_tokens = std::max(most_tokens, choice.num_tokens);
   }
+  metrics.most_generated_tokens.observe(most_tokens);
   metrics.num_prompt_tokens.add(static_cast<std::uint64_t>(record.prompt_tokens));
   metrics.num_generated_tokens.add(static_cast<std::uint64_t>(record.completion_tokens));
   metrics.prompt_tokens.observe(static_cast<double>(record.prompt_tokens));
@@ -319,6 +322,7 @@ void Generation::observe(const RequestRecord& record) const {
   if (begin_us_ > 0) metrics.queue_s.observe(seconds(submit_us_, begin_us_));
   if (first_us_ > 0) metrics.prefill_s.observe(seconds(begin_us_, first_us_));
   if (first_us_ > 0) metrics.decode_s.observe(seconds(first_us_, last_us));
+  if (first_us_ > 0) metrics.inference_s.observe(seconds(begin_us_, last_us));
 }
 
 std::string Generation::server_timing() const {

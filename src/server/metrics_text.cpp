@@ -125,8 +125,10 @@ void write_requests(MetricsText& text, const std::string& prefix) {
   histogram("request_queue_time_seconds", "From submission to the first step.", &ThreadMetrics::queue_s);
   histogram("request_prefill_time_seconds", "From the first step to the first token.", &ThreadMetrics::prefill_s);
   histogram("request_decode_time_seconds", "From the first token to the last.", &ThreadMetrics::decode_s);
+  histogram("request_inference_time_seconds", "From the first step to the last token.", &ThreadMetrics::inference_s);
   histogram("request_prompt_tokens", "Prompt tokens of a request.", &ThreadMetrics::prompt_tokens);
   histogram("request_generation_tokens", "Generated tokens of a choice.", &ThreadMetrics::generated_tokens);
+  histogram("request_max_num_generation_tokens", "Generated tokens of a request's longest choice.", &ThreadMetrics::most_generated_tokens);
   histogram("request_params_max_tokens", "max_tokens, where a request has it.", &ThreadMetrics::max_tokens);
   histogram("request_params_n", "n of a request.", &ThreadMetrics::num_choices);
 }

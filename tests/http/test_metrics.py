@@ -61,9 +61,10 @@ def test_counts_are_what_happened(tiny_model):
         assert value(after, "fastgen:time_to_first_token_seconds_count") == 4
         assert value(after, "fastgen:inter_token_latency_seconds_count") == 5 * 9
         assert value(after, "fastgen:request_time_per_output_token_seconds_count") == 5
-        for name in ("e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time"):
+        for name in ("e2e_request_latency", "request_queue_time", "request_prefill_time", "request_decode_time", "request_inference_time"):
             assert value(after, f"fastgen:{name}_seconds_count") == 4
         assert value(after, "fastgen:request_prompt_tokens_sum") == 12 and value(after, "fastgen:request_generation_tokens_sum") == 50
+        assert value(after, "fastgen:request_max_num_generation_tokens_sum") == 40
         assert value(after, "fastgen:request_params_n_sum") == 5 and value(after, "fastgen:request_params_max_tokens_sum") == 40
         assert value(after, "fastgen:http_requests_total", route="/v1/completions", code="200") == 4
         assert value(after, "fastgen:http_requests_total", route="/v1/completions", code="400") == 1
@@ -89,7 +90,7 @@ def test_vllm_names(tiny_model):
         for name in """num_requests_running num_requests_waiting kv_cache_usage_perc num_preemptions prompt_tokens generation_tokens
             request_success iteration_tokens_total time_to_first_token_seconds inter_token_latency_seconds e2e_request_latency_seconds
             request_queue_time_seconds request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens
-            request_generation_tokens request_params_max_tokens request_params_n request_time_per_output_token_seconds""".split():
+            request_inference_time_seconds request_max_num_generation_tokens request_generation_tokens request_params_max_tokens request_params_n request_time_per_output_token_seconds""".split():
             assert "vllm:" + name in families, name
             assert "fastgen:" + name not in families
         assert "fastgen:http_requests" in families and families["vllm:iteration_tokens_total"].type == "histogram"
