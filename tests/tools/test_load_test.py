@@ -2,10 +2,13 @@
 
 import json
 import resource
+import runpy
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
+from tiny_folder import make_tiny_folder
 
 
 def run(script, *arguments):
@@ -21,14 +24,40 @@ def test_the_front_end_is_measured(programs, tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = 1 << 20 if hard == resource.RLIM_INFINITY else hard - 200
     assert [row["connections"] for row in record["front_end"]] == [min(count, most) for count in (256, 2000, 5000)]
-    for row in record["front_end"]:
+    assert len(record["half_load"]) == 3
+    for row in record["front_end"] + record["half_load"]:
+        times = row["step_to_write_ms"]
+        assert 0 < times["p50"] <= times["p90"] <= times["p99"] and 0 < row["writes"] <= row["tokens"] + row["connections"]
         assert row["failed"] == 0 and 0 < row["events"] <= row["tokens"]
         assert row["events_per_io_cpu_s"] > row["events_per_wall_s"] > 0
+
+
+def test_the_burst_is_measured_in_turns(programs, tmp_path):
+    folder, output = make_tiny_folder(tmp_path / "tiny"), tmp_path / "burst.json"
+    test = run("load-test", "--burst", folder, "--backend", "slow:2:echo", "--shape", "8x4+20", "--repeats", "2", "--server-args", "--kv-gb 0.1",
+               "--build", programs.parent, "--output", output)
+    assert test.returncode == 0, test.stdout + test.stderr
+    record = json.loads(output.read_text())
+    burst = record["burst"]
+    assert record["backend"] == "slow:2:echo" and str(tmp_path) not in output.read_text()
+    assert len(burst["offline_runs"]) == len(burst["http_runs"]) == 2
+    assert burst["offline_tokens_per_s"] == sum(burst["offline_runs"]) / 2 and burst["http_tokens_per_s"] == sum(burst["http_runs"]) / 2
+    assert burst["lost_percent"] == pytest.approx(100 - 100 * burst["http_tokens_per_s"] / burst["offline_tokens_per_s"])
+    for wrong in (("--shape", "8x4"), ("--repeats", "0")):
+        assert wrong[0] in run("load-test", "--burst", folder, "--build", programs.parent, *wrong).stderr
+
+
+def test_percentiles_of_a_histogram():
+    percentile = runpy.run_path(str(ROOT / "scripts" / "load-test"))["percentile"]
+    buckets = [(1.0, 10), (2.0, 10), (4.0, 90), (float("inf"), 100)]
+    assert percentile(buckets, 0.05) == 0.5 and percentile(buckets, 0.1) == 1 and percentile(buckets, 0.5) == 3
+    assert percentile(buckets, 0.99) == 4  # above the last bound nothing is known
 
 
 def test_what_is_missing_is_named(programs, tmp_path):
     assert "--build" in run("load-test", "--build", tmp_path).stderr
     assert "no config.json" in run("load-test", "--build", programs.parent, "--gpu", tmp_path).stderr
+    assert "no config.json" in run("load-test", "--build", programs.parent, "--burst", tmp_path).stderr
     assert "none.json" in run("plots", tmp_path / "none.json").stderr
     (tmp_path / "empty.json").write_text('{"runs": []}')
     assert "empty.json" in run("plots", tmp_path / "empty.json").stderr
