@@ -33,7 +33,17 @@ class Counts:
         self.passed = self.failed = self.skipped = 0
         self.failures = []
 
+    def begin(self, name):
+        """On a terminal: what runs now, since some take minutes."""
+        if sys.stdout.isatty():
+            print(f"  {name} ...", end="", flush=True)
+
+    def end(self):
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)
+
     def add(self, name, seconds, passed, failed, skipped, output):
+        self.end()
         self.passed, self.failed, self.skipped = self.passed + passed, self.failed + failed, self.skipped + skipped
         print(f"  {name}: {passed} passed, {failed} failed, {skipped} skipped ({seconds:.1f} s)", flush=True)
         if failed:
@@ -68,6 +78,7 @@ def meson_tests(build):
 
 
 def run_unit(counts, name, command, environment):
+    counts.begin(name)
     is_doctest = pathlib.Path(command[0]).name.startswith("test_")
     status, output, seconds = run(command + (["--no-colors=true"] if is_doctest else []), SECONDS_MAX, env=environment)
     if not is_doctest:  # an example, say: its exit status counts, 77 is Meson's way to say skipped
@@ -89,12 +100,14 @@ def run_python(counts, name, venv, build, keyword):
     folder = ROOT / "tests" / name
     if not list(folder.glob("test_*.py")) + list(folder.glob("*_test.py")):
         return
+    counts.begin(f"tests/{name}")
     with tempfile.TemporaryDirectory() as scratch:
         report = pathlib.Path(scratch) / "junit.xml"
         command = [str(venv / "bin" / "python"), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", f"--junitxml={report}", str(folder)]
         command += ["-k", keyword] if keyword else []
         status, output, seconds = run(command, SECONDS_MAX, env={"FG_BUILD": str(build)})
         if status == 5 and keyword:  # pytest found nothing under the filter
+            counts.end()
             return
         if not report.is_file():
             counts.add(f"tests/{name}", seconds, 0, 1, 0, output)
@@ -112,6 +125,7 @@ def run_python(counts, name, venv, build, keyword):
 
 
 def run_tidy(counts):
+    counts.begin("tidy")
     status, output, seconds = run([str(ROOT / "scripts" / "tidy")], 600)
     counts.add("tidy", seconds, int(status == 0), int(status != 0), 0, output)
 
@@ -132,6 +146,7 @@ def run_fuzz(counts, build, target_seconds):
         seeds = [path for folder in (f"fuzz/corpus/{short}", *FUZZ_SEEDS.get(short, [])) if (path := ROOT / "tests" / folder).is_dir()]
         command = [str(target), f"-max_total_time={target_seconds}", "-timeout=20", "-rss_limit_mb=4096", "-print_final_stats=1",
                    f"-artifact_prefix={build}/{name}-", str(corpus), *map(str, seeds)]
+        counts.begin(name)
         status, output, seconds = run(command, target_seconds + 300)
         counts.add(name, seconds, int(status == 0), int(status != 0), 0, output)
         if runs := re.search(r"number_of_executed_units: *(\d+)", output):
@@ -157,8 +172,10 @@ def main():
         if ("*" in options.unit or name in options.unit) and options.filter in name:
             run_unit(counts, name, command, environment)
     for name in [] if options.no_python else options.python:
-        # A filter that is the folder's own name means all of it.
-        run_python(counts, name, options.venv, options.build, "" if options.filter in f"tests/{name}" else options.filter)
+        # A filter that is the folder's own name means all of it; pytest knows a file by its name alone.
+        folder, _, file = options.filter.rpartition("/")
+        keyword = file if folder.endswith(f"tests/{name}") else options.filter
+        run_python(counts, name, options.venv, options.build, "" if options.filter in f"tests/{name}" else keyword)
     if options.tidy and options.filter in "tidy":
         run_tidy(counts)
 

@@ -5,9 +5,7 @@
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <future>
-#include <iterator>
 #include <optional>
 #include <utility>
 #include <thread>
@@ -20,6 +18,7 @@
 #include "base/flight_file.h"
 #include "base/log.h"
 #include "base/model_folder.h"
+#include "base/read_file.h"
 #include "base/step_trace.h"
 #include "fastgen/engine.h"
 #include "fastgen/text.h"
@@ -92,10 +91,11 @@ void raise_file_limit() {
 
 std::shared_ptr<const ChatTemplate> load_template(const Flags& flags, const fs::path& folder) {
   if (flags.chat_template_file.empty()) return ChatTemplate::load(folder);
-  std::ifstream in(flags.chat_template_file, std::ios::binary);
-  const std::string source((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in) throw Error(fmt::format("--chat-template: cannot read {}", flags.chat_template_file));
-  return ChatTemplate::parse(source, flags.chat_template_file);
+  try {
+    return ChatTemplate::parse(read_file(flags.chat_template_file), flags.chat_template_file);
+  } catch (const Error& error) {
+    throw Error(fmt::format("--chat-template {}", error.what()));
+  }
 }
 
 std::string default_name(const std::string& model, const fs::path& folder) {

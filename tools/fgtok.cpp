@@ -5,17 +5,17 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/json_writer.h"
 #include "base/model_folder.h"
+#include "base/read_file.h"
 #include "command_line.h"
 #include "fastgen/error.h"
 #include "fastgen/text.h"
@@ -38,20 +38,9 @@ struct Options {
 // ---- JSON ----
 
 std::string json_string(std::string_view text) {
-  std::string out = "\"";
-  for (char c : text) {
-    auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += {'\\', c};
-    } else if (c == '\n') {
-      out += "\\n";
-    } else if (byte < 0x20 || byte == 0x7f) {
-      out += fmt::format("\\u{:04x}", byte);
-    } else {
-      out += c;
-    }
-  }
-  return out + '"';
+  std::string out;
+  append_json_string(out, text);
+  return out;
 }
 
 std::string ids_json(const std::vector<TokenId>& ids) {
@@ -187,11 +176,7 @@ std::shared_ptr<const ChatTemplate> load_template(const Options& options) {
       throw Error(fmt::format("{}: has no chat template; use --chat-template", folder_of(options).string()));
     return chat_template;
   }
-  std::ifstream in(options.chat_template_file, std::ios::binary);
-  std::stringstream source;
-  if (in) source << in.rdbuf();
-  if (!in) throw Error(fmt::format("--chat-template {}: cannot be read", options.chat_template_file));
-  return ChatTemplate::parse(source.str(), options.chat_template_file);
+  return ChatTemplate::parse(read_file(options.chat_template_file), options.chat_template_file);
 }
 
 int encode(const Options& options) {

@@ -2,9 +2,7 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 
-#include <fstream>
-#include <sstream>
-
+#include "base/read_file.h"
 #include "fastgen/error.h"
 #include "fastgen/text.h"
 #include "text/jinja_interpreter.h"
@@ -29,14 +27,6 @@ jinja::Template parse_named(std::string_view source, const std::string& name) {
   } catch (const jinja::SyntaxError& error) {
     throw Error(fmt::format("{}:{}: {}", name, error.line, error.message));
   }
-}
-
-std::string read_all(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream bytes;
-  bytes << in.rdbuf();
-  if (!in) throw Error(fmt::format("{}: cannot be read", path.string()));
-  return std::move(bytes).str();
 }
 
 // The named template of a list of {name, template}; null if there is none.
@@ -81,7 +71,7 @@ std::shared_ptr<jinja::Dict> make_globals(const RenderInput& input) {
 // 1e30 written out, which only simdjson's on-demand parser can do.
 std::string template_json(const fs::path& config) {
   namespace ondemand = simdjson::ondemand;
-  const simdjson::padded_string padded(read_all(config));
+  const simdjson::padded_string padded(read_file(config));
   ondemand::parser parser;
   try {
     ondemand::document document = parser.iterate(padded);
@@ -111,7 +101,7 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::parse(std::string_view source,
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::load(const fs::path& folder) {
   fs::path own_file = folder / "chat_template.jinja";
-  if (fs::exists(own_file)) return parse(read_all(own_file), own_file.string());
+  if (fs::exists(own_file)) return parse(read_file(own_file), own_file.string());
   fs::path config = folder / "tokenizer_config.json";
   if (!fs::exists(config)) return nullptr;
   std::string json = template_json(config), name = config.string() + ": chat_template";

@@ -1,9 +1,7 @@
 #include <fmt/format.h>
 
-#include <fstream>
-#include <sstream>
-
 #include "base/check.h"
+#include "base/read_file.h"
 #include "fastgen/error.h"
 #include "text/other_files.h"
 #include "text/tokenizer_impl.h"
@@ -14,14 +12,6 @@ namespace fastgen {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string read_text_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream bytes;
-  if (in) bytes << in.rdbuf();
-  if (!in || bytes.fail()) throw Error(fmt::format("{}: cannot be read", path.string()));
-  return std::move(bytes).str();
-}
 
 std::string trust_mask(const MarkedText& marked) {
   std::string mask(marked.text.size(), '\0');
@@ -35,13 +25,13 @@ std::string trust_mask(const MarkedText& marked) {
 // tokenizer.json says the most; where it is missing, Mistral's own file, then sentencepiece's.
 std::unique_ptr<Tokenizer::Impl> read_any_file(const fs::path& folder, const std::string& config_json) {
   const fs::path json = folder / "tokenizer.json", tekken = folder / "tekken.json", model = folder / "tokenizer.model";
-  if (fs::exists(json)) return read_tokenizer(read_text_file(json), json.string());
+  if (fs::exists(json)) return read_tokenizer(read_file(json), json.string());
   std::unique_ptr<Tokenizer::Impl> impl;
   if (fs::exists(tekken)) {
-    impl = read_tokenizer(tekken_to_json(read_text_file(tekken), tekken.string()), tekken.string());
+    impl = read_tokenizer(tekken_to_json(read_file(tekken), tekken.string()), tekken.string());
   } else if (fs::exists(model)) {
     const SentencePieceOptions options = read_sentencepiece_options(config_json, (folder / "tokenizer_config.json").string());
-    impl = read_tokenizer(sentencepiece_to_json(read_text_file(model), model.string(), options), model.string());
+    impl = read_tokenizer(sentencepiece_to_json(read_file(model), model.string(), options), model.string());
   } else {
     throw Error(fmt::format("{}: no tokenizer.json there, nor tekken.json or tokenizer.model", folder.string()));
   }
@@ -99,7 +89,7 @@ Tokenizer::~Tokenizer() = default;
 
 std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& folder) {
   const fs::path config = folder / "tokenizer_config.json";
-  const std::string config_json = fs::exists(config) ? read_text_file(config) : "{}";
+  const std::string config_json = fs::exists(config) ? read_file(config) : "{}";
   auto impl = read_any_file(folder, config_json);
   read_tokenizer_config(config_json, config.string(), *impl);
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));

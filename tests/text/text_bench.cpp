@@ -2,11 +2,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "base/read_file.h"
 #include "fastgen/error.h"
 #include "fastgen/text.h"
 
@@ -31,14 +30,6 @@ void measure(const Tokenizer& tokenizer, const char* what, const std::string& te
   std::nth_element(seconds.begin(), seconds.begin() + kRounds / 2, seconds.end());
   std::printf("%-24s %5.1f MB/s  (%zu bytes, %zu tokens)\n", what, static_cast<double>(text.size()) / seconds[kRounds / 2] * 1e-6, text.size(),
               num_tokens);
-}
-
-std::string read_file(const char* path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream bytes;
-  if (in) bytes << in.rdbuf();
-  if (!in) throw Error(std::string(path) + ": cannot be read");
-  return std::move(bytes).str();
 }
 
 std::string repeated(std::string_view part, std::size_t bytes) {
