@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
 #include <set>
 
 #include "base/json_writer.h"
@@ -24,6 +26,18 @@ void refuse_unsupported(const SentencePieceFile& file, std::string_view name) {
   if (file.has_charsmap) refuse("normalizes text by a table, which is not supported");
   if (file.remove_extra_whitespaces) refuse("removes white space (remove_extra_whitespaces), which is not supported");
   if (!file.escape_whitespaces) refuse("does not escape white space, which is not supported");
+}
+
+// Llama 3's own files have a tokenizer.model too: lines of a token in base64, a space and its rank. Control tokens and the splitting
+// pattern are not in it but in a program.
+bool is_tiktoken(std::string_view model) {
+  const std::string_view line = model.substr(0, std::min<std::size_t>(model.find('\n'), 256));
+  const std::size_t space = line.find(' ');
+  if (space == 0 || space == std::string_view::npos || space + 1 == line.size()) return false;
+  const auto is_base64 = [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/' || c == '='; };
+  const auto is_digit = [](unsigned char c) { return c >= '0' && c <= '9'; };
+  return std::all_of(line.begin(), line.begin() + static_cast<std::ptrdiff_t>(space), is_base64) &&
+         std::all_of(line.begin() + static_cast<std::ptrdiff_t>(space) + 1, line.end(), is_digit);
 }
 
 // Control tokens, the unknown one and symbols of the model's makers; all are found in raw text.
@@ -123,6 +137,7 @@ SentencePieceOptions read_sentencepiece_options(std::string_view tokenizer_confi
 }
 
 std::string sentencepiece_to_json(std::string_view model, std::string_view name, const SentencePieceOptions& options) {
+  if (is_tiktoken(model)) throw Error(fmt::format("{}: is tiktoken's format, which lacks the control tokens; use a folder with tokenizer.json", name));
   const SentencePieceFile file = read_sentencepiece_file(model, name);
   refuse_unsupported(file, name);
   std::set<std::string_view> names;

@@ -69,6 +69,8 @@ TEST_CASE("a sentencepiece model that is cut off or of another kind is refused b
   const auto read = [](const std::string& bytes) { return error_of([&] { sentencepiece_to_json(bytes, "f.model", {}); }); };
   CHECK(read("").find("f.model: has no pieces") == 0);
   CHECK(read("not a model at all").find("f.model: ") == 0);
+  CHECK(read("IQ== 0\nIg== 1\nIw== 2\n").find("f.model: is tiktoken's format") == 0);  // as Llama 3's own tokenizer.model begins
+  CHECK(read("IQ== x\n").find("tiktoken") == std::string::npos);
   CHECK(read(model) == "no error");
   int num_errors = 0;
   for (std::size_t size = 0; size < model.size(); size += 13) num_errors += read(model.substr(0, size)) != "no error";
