@@ -33,7 +33,7 @@ constexpr std::string_view kMistralV3Tekken = R"jinja(
     {{- raise_exception("the built-in Mistral format has no tools; start with --chat-template and the model's own template") -}}
   {%- elif message.role == "system" -%}
     {%- if ns.turns and ns.turns[-1].role == "assistant" -%}{{ raise_exception("a system message must not follow an assistant's") }}{%- endif -%}
-    {%- set ns.system = ns.system + [text_of(message)] -%}
+    {%- set ns.system = ns.system + ([text_of(message)] if text_of(message) else []) -%}
   {%- elif message.role not in ["user", "assistant"] -%}
     {{- raise_exception("role " ~ message.role ~ " is not one of system, user, assistant") -}}
   {%- else -%}
