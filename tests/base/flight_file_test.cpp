@@ -14,12 +14,6 @@
 namespace fastgen {
 namespace {
 
-std::vector<std::filesystem::path> files_of(const std::filesystem::path& folder) {
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) files.push_back(entry.path());
-  return files;
-}
-
 TEST_CASE("the last ten seconds go into a file that says why") {
   const test::TempDir folder;
   setenv("FG_PROFILE_DIR", folder.path().c_str(), 1);
@@ -33,6 +27,12 @@ TEST_CASE("the last ten seconds go into a file that says why") {
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+std::vector<std::filesystem::path> files_of(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) files.push_back(entry.path());
+  return files;
+}
+
 // The child crashes; what it was doing is in the file, and it still ends by its signal.
 int crash_in_child(const std::filesystem::path& folder, void (*crash)()) {
   const pid_t child = fork();

@@ -43,6 +43,12 @@ struct OneByOne {
   }
 };
 
+// Whether the engine goes to sleep within five seconds: it looks round once more after its start and after its last event.
+bool rests(const Engine& engine) {
+  for (int i = 0; i < 500 && engine.stats().silent_us > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return engine.stats().silent_us == 0;
+}
+
 }  // namespace
 
 TEST_CASE("priority: what waits goes by priority, the same priority by arrival") {
@@ -80,7 +86,7 @@ TEST_CASE("priority: one unit is overtaken for a second, not for ever") {
 
 TEST_CASE("stats: a step that takes its time shows as silence, and steps are counted by size") {
   OneByOne one("slow:300:echo");
-  CHECK(one.engine->stats().silent_us == 0);
+  CHECK(rests(*one.engine));
   one.submit(1, 0, 2);
   std::uint64_t most = 0;
   for (int i = 0; i < 25; ++i) {
@@ -89,9 +95,8 @@ TEST_CASE("stats: a step that takes its time shows as silence, and steps are cou
   }
   CHECK(most > 150'000);
   one.next_finished();
-  for (int i = 0; i < 500 && one.engine->stats().silent_us > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(rests(*one.engine));
   const EngineStats stats = one.engine->stats();
-  CHECK(stats.silent_us == 0);
   CHECK(stats.num_steps == 2);
   CHECK(stats.num_prefill_steps == 1);
   CHECK(stats.num_mixed_steps == 0);
