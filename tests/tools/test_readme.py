@@ -1,4 +1,4 @@
-"""The README's links lead somewhere, and the flags that it tells of exist."""
+"""The README's links lead somewhere, the flags that it tells of exist, and every record of a measurement is explained."""
 
 import pathlib
 import re
@@ -23,6 +23,11 @@ def test_links(page):
         target, _, anchor = link.partition("#")
         assert (ROOT / page).parent.joinpath(target).exists(), link
         assert target or anchor in anchors, link
+
+
+def test_records():
+    listed = set(re.findall(r"^\| `([^`]+)`", (ROOT / "bench" / "results" / "README.md").read_text(), re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / "bench" / "results").iterdir()} - {"README.md"}
 
 
 def test_flags_of_fgserve(programs):
