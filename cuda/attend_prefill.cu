@@ -7,8 +7,8 @@
 // one barrier a tile. The grid is fixed by T: CTA i finds the i-th tile in the list by a scan of query_start. A
 // sequence's last tiles, which see the most keys, come first.
 //
-// Measured on an H200, 32 heads, 8 KV heads, D = 128: 8 x 1024 257 TFLOP/s, 8 x 1024 of 2048 323, 1 x 2048 of 16384 353,
-// 1 x 1024 168 (51 us). Known to be weak: few rows against a long context, which is not split along the context.
+// Measured on an H200 (gpu-ops-first.json), 32 heads, 8 KV heads, D = 128: 8 x 1024 258 TFLOP/s, 8 x 1024 of 2048 323, 1 x 2048 of
+// 16384 353. Known to be weak: few rows against a long context, which is not split along the context.
 #include "attend_load.cuh"
 #include "launch.cuh"
 

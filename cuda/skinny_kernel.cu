@@ -10,8 +10,8 @@
 // again across the border between a block's tiles, so that memory stays busy through the small kernels in between and through the
 // sums.
 //
-// Measured on an H200, 1 row, Mistral 7B's shapes, in the replayed decode step: gate-up 65 us (3.6 TB/s), QKV 19.7 us, O and down
-// 23 us on average; 3 to 17 % more with 16 rows. cuBLASLt needs 18 us for QKV at 64 rows.
+// Measured on an H200 (gpu-ops-first.json, of an earlier version), 1 row, Mistral 7B's shapes, each alone with caches cold: gate-up
+// 60 us (3.9 TB/s), QKV 17, O 11, down 30; 3 to 17 % more with 16 rows. cuBLASLt needs 18 us for QKV at 64 rows.
 //
 // Tried and slower: asking L2 for two or four further steps before the wait; letting the next kernel start at this one's start and
 // not at its end (launch.cuh). The kernel still has both, unused (Geometry): without them ptxas 13.0 moves one or two of a thread's

@@ -4,41 +4,28 @@ with those of the CPU. Needs nothing but Python. The last line is "N passed, N f
 import argparse
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from fgserve_process import FgserveProcess  # noqa: E402
+
 START_S = 120
 PROMPT = list(range(5, 45))
 TIE = 0.3  # bfloat16 may choose otherwise where the two most likely are nearer than this
 
 
-class Server:
+class Server(FgserveProcess):
     def __init__(self, options, backend, folder):
         command = [options.fgserve, options.model, "--backend", backend, "--port", "0", *options.flag]
-        environment = {**os.environ, "FG_PROFILE_DIR": str(folder), "FG_PROFILE_ITERS": "4"}
-        self.process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-        self.log, self.url, self.ready = [], None, threading.Event()
-        threading.Thread(target=self.read, daemon=True).start()
-        if not self.ready.wait(START_S) or self.url is None:
-            self.process.kill()
-            raise RuntimeError("fgserve did not start:\n" + "".join(self.log))
-
-    def read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            if found := re.search(r"ready\s+(http://\S+)/v1", line):
-                self.url = found[1]
-                self.ready.set()
-        self.ready.set()
+        super().__init__(command, {**os.environ, "FG_PROFILE_DIR": str(folder), "FG_PROFILE_ITERS": "4"}, START_S)
 
     def ask(self, path, body=None):
         data = json.dumps(body).encode() if body is not None else None
@@ -49,15 +36,6 @@ class Server:
     def complete(self, **fields):
         body = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "logprobs": 2, **fields}
         return json.loads(self.ask("/v1/completions", body))["choices"][0]
-
-    def wait_for_line(self, pattern, seconds=30):
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in list(self.log):
-                if found := re.search(pattern, line):
-                    return found
-            time.sleep(0.02)
-        raise AssertionError(f"no line like {pattern}:\n{''.join(self.log)}")
 
 
 def check_same_answer(server, choice):

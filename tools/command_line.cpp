@@ -20,8 +20,8 @@ constexpr std::size_t kTextColumns = 76;
 
 // Read by other parts of the programs, by the scripts, or by the tests.
 constexpr std::string_view kOtherNames[] = {
-    "FG_ASSETS", "FG_ATTENTION", "FG_BUILD", "FG_CUDA_TUNE", "FG_FRONT", "FG_LATE_SEED", "FG_MODEL", "FG_NATIVE_BF16",
-    "FG_PROFILE_DIR", "FG_PROFILE_ITERS", "FG_QUESTION", "FG_SKIP", "FG_STRESS_ROUNDS", "FG_VENV"};
+    "FG_ASSETS", "FG_BUILD", "FG_CUDA_TUNE", "FG_FRONT", "FG_LATE_SEED", "FG_MODEL", "FG_NATIVE_BF16",
+    "FG_PROFILE_DIR", "FG_PROFILE_ITERS", "FG_QUESTION", "FG_SKIP", "FG_SOAK_SECONDS", "FG_STRESS_ROUNDS", "FG_VENV"};
 constexpr std::string_view kOtherPrefixes[] = {"FG_REPLICA_", "FG_TEST_"};
 
 bool is_read_elsewhere(std::string_view name) {

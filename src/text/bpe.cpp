@@ -63,8 +63,7 @@ Bpe::Bpe(const BpeConfig& config)
 }
 
 // Whether a space that follows another character always begins a token, so that text without a pre-tokenizer
-// may be cut there: short parts are merged several times faster than one long word (Llama 2: 1.5 -> 15 MB/s
-// on one EPYC core).
+// may be cut there: short parts are merged several times faster than one long word.
 bool Bpe::may_cut(const BpeConfig& config) const {
   if (byte_level_ || ignore_merges_ || !keys_.find(kMetaspace)) return false;
   return std::ranges::none_of(config.merges, [&](const BpeConfig::Merge& merge) {

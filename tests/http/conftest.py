@@ -3,14 +3,11 @@
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 
@@ -19,6 +16,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = pathlib.Path(os.environ.get("FG_ASSETS") or ROOT.parent / "shared" / "assets")
 sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from fgserve_process import FgserveProcess  # noqa: E402
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -57,32 +56,14 @@ def sanitizer_options():
     return {"ASAN_OPTIONS": ":".join(filter(None, [os.environ.get("ASAN_OPTIONS"), "quarantine_size_mb=16"]))}
 
 
-class Server:
-    """A running fgserve; `url` ends without a slash."""
+class Server(FgserveProcess):
+    """A running fgserve on a port of its own."""
 
     def __init__(self, *args, port=0, env=None, wait_s=60):
-        command = [str(binary()), *map(str, args), "--port", str(port)]
+        command = [binary(), *args, "--port", port]
         environment = {"FG_PROFILE_DIR": tempfile.gettempdir(), **os.environ, **sanitizer_options(), **(env or {})}
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-        )
-        self.log = []
-        self.ready = threading.Event()
-        self.url = None
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        if not self.ready.wait(wait_s) or self.url is None:
-            self.kill()
-            raise RuntimeError("fgserve did not start: " + "".join(self.log))
+        super().__init__(command, environment, wait_s)
         self.port = int(self.url.rsplit(":", 1)[1])
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            if found := re.search(r"ready\s+(https?://\S+)/v1", line):
-                self.url = found[1]
-                self.ready.set()
-        self.ready.set()
 
     @property
     def pid(self):
@@ -125,12 +106,6 @@ class Server:
         self.reader.join(5)
         log = "".join(self.log)
         assert status == 0 and "Sanitizer" not in log and "runtime error" not in log, log
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.reader.join(5)
 
     def __enter__(self):
         return self

@@ -1,23 +1,12 @@
 """SIGUSR2: the next steps as a trace that Chrome and Perfetto read."""
 
 import json
-import re
 import signal
 import time
 
 import httpx
 import pytest
 from conftest import Server
-
-
-def wait_for_line(server, pattern, seconds=30):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for line in list(server.log):
-            if found := re.search(pattern, line):
-                return found
-        time.sleep(0.02)
-    raise AssertionError(f"no line like {pattern} in:\n{''.join(server.log)}")
 
 
 def complete(server, **fields):
@@ -31,7 +20,7 @@ def test_sigusr2_writes_the_next_steps(tiny_model, tmp_path):
         server.process.send_signal(signal.SIGUSR2)
         time.sleep(0.2)
         complete(server)
-        found = wait_for_line(server, r"(\d+) steps traced in (\S+)")
+        found = server.wait_for_line(r"(\d+) steps traced in (\S+)")
         assert found[1] == "5" and found[2].startswith(str(tmp_path))
         events = json.loads(open(found[2]).read())["traceEvents"]
         threads = {event["args"]["name"]: event["tid"] for event in events if event["name"] == "thread_name"}
@@ -81,6 +70,6 @@ def test_a_stall_writes_what_hangs(tiny_model, tmp_path):
     with Server(tiny_model, "--backend", "stall-after:5:echo", "--kv-gb", "0.1", "--stall-s", "1", env=environment) as server:
         with pytest.raises(httpx.HTTPError):
             httpx.post(server.url + "/v1/completions", json={"prompt": [5], "max_tokens": 40, "ignore_eos": True}, timeout=3)
-        found = wait_for_line(server, r"stall: .* is in (\S+)")
+        found = server.wait_for_line(r"stall: .* is in (\S+)")
         engine = [event for event in json.loads(open(found[1]).read())["traceEvents"] if event.get("cat") == "host" and event["dur"] > 500_000]
         assert engine, "the open span of the engine thread is not there"
