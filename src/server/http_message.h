@@ -40,6 +40,9 @@ struct HttpAnswer {
 // Adds "NAME: VALUE" to header lines. Control characters in the value become spaces, so that no value begins a line of its own.
 void append_header(std::string& lines, std::string_view name, std::string_view value);
 
+// To a request that expects it, and to see whether a silent peer is still there: any HTTP/1.1 client passes over it.
+inline constexpr std::string_view kContinueAnswer = "HTTP/1.1 100 Continue\r\n\r\n";
+
 // "HTTP/1.1 200 OK", headers, blank line, body. `head_only`: no body, for HEAD.
 std::string format_answer(const HttpAnswer& answer, bool keep_alive, bool head_only = false);
 // The header of an SSE answer; `headers` as in HttpAnswer.

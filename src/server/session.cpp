@@ -26,7 +26,6 @@ constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr std::size_t kReadBytes = 64 << 10;          // at a time
 constexpr std::size_t kMaxPipelinedBytes = 64 << 10;  // read ahead while an answer is on its way
 constexpr std::size_t kKeptBytes = 4 << 10;           // of a buffer, between requests
-constexpr std::string_view kInterim = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr std::chrono::seconds kLinger{2};
 constexpr double kFirstWhileDrainingS = 0.5;  // for the request of a connection that was made just before the drain
 
@@ -162,7 +161,7 @@ asio::awaitable<bool> Session::read_request(HttpRequest& request) {
     refusal = take_bytes(reader);
     if (!refusal && !said_continue && reader.wants_continue()) {
       said_continue = true;
-      co_await send(std::string(kInterim));
+      co_await send(std::string(kContinueAnswer));
     }
   }
   is_first_ = false;

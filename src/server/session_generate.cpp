@@ -15,8 +15,6 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr std::string_view kInterim = "HTTP/1.1 100 Continue\r\n\r\n";
-
 double header_number(const HttpRequest& request, std::string_view name, double low, double high) {
   const std::string_view text = request.header(name);
   double number = 0;
@@ -299,7 +297,7 @@ asio::awaitable<void> Session::send_probe(const HttpRequest& request) {
     generation_->frames() += kCommentFrame;
     flush();
   } else if (request.http11) {
-    co_await send(std::string(kInterim));
+    co_await send(std::string(kContinueAnswer));
   } else {
     // HTTP/1.0 knows no interim response: here a FIN has to count as the end.
     gone_ = true;
