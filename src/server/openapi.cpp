@@ -13,12 +13,12 @@ constexpr std::string_view kPaths = R"json(
   "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}},
   "responses": {"200": {"description": "The answer; with \"stream\": true as server-sent events, the last one being [DONE]", "content": {
       "application/json": {"schema": {"$ref": "#/components/schemas/ChatCompletion"}}, "text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}},
-    "default": {"$ref": "#/components/responses/Error"}}}},
+    "504": {"$ref": "#/components/responses/Late"}, "default": {"$ref": "#/components/responses/Error"}}}},
 "/v1/completions": {"post": {"operationId": "createCompletion", "summary": "How a text goes on",
   "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CompletionRequest"}}}},
   "responses": {"200": {"description": "The answer; with \"stream\": true as server-sent events, the last one being [DONE]", "content": {
       "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}}, "text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}},
-    "default": {"$ref": "#/components/responses/Error"}}}},
+    "504": {"$ref": "#/components/responses/Late"}, "default": {"$ref": "#/components/responses/Error"}}}},
 "/tokenize": {"post": {"operationId": "tokenize", "summary": "The token ids of a prompt or of a chat",
   "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TokenizeRequest"}}}},
   "responses": {"200": {"description": "The ids", "content": {"application/json": {"schema": {"type": "object",
@@ -86,7 +86,7 @@ constexpr std::string_view kCommon = R"json(
 "return_token_ids": {"type": ["boolean", "null"]},
 "add_special_tokens": {"type": ["boolean", "null"]},
 "priority": {"type": ["integer", "null"], "minimum": -1000, "maximum": 1000, "description": "Smaller goes first; a unit is worth a second of waiting"},
-"timeout_ms": {"type": ["number", "null"], "minimum": 1, "maximum": 86400000, "description": "After it the answer ends with what is there"},
+"timeout_ms": {"type": ["number", "null"], "minimum": 1, "maximum": 86400000, "description": "After it the answer ends with what is there (504 without a token)"},
 "ttft_timeout_ms": {"type": ["number", "null"], "minimum": 1, "maximum": 86400000, "description": "Without a token by then the request is dropped (504)"},
 "user": {"type": ["string", "null"]},
 )json";
@@ -121,6 +121,8 @@ constexpr std::string_view kSchemas = R"json(
     "finish_reason": {"enum": ["stop", "length"]}, "stop_reason": {"const": "timeout"}, "logprobs": {"type": ["object", "null"]}}}}}},
 "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "object", "required": ["message", "type", "param", "code"],
   "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}},
+"LateError": {"allOf": [{"$ref": "#/components/schemas/Error"}, {"type": "object", "properties": {"error": {"type": "object", "properties": {
+  "type": {"const": "server_error"}, "param": {"enum": ["timeout_ms", "ttft_timeout_ms"]}, "code": {"const": "deadline_exceeded"}}}}}]},
 "Health": {"type": "object", "required": ["status"], "properties": {"status": {"enum": ["loading", "ready", "busy", "stalled", "draining", "failed"]},
   "loaded_percent": {"type": "integer"}, "silent_s": {"type": "number"}, "expected_wait_s": {"type": "number"}}}
 )json";
@@ -160,6 +162,7 @@ std::string make_document() {
   text += schema("ChatRequest", "messages", kChatFields) + schema("CompletionRequest", "prompt", kCompletionFields);
   text.append(kSchemas).append(R"json(}, "responses": {
 "Error": {"description": "What was wrong, and with which field", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}},
+"Late": {"description": "The request's own time (timeout_ms, ttft_timeout_ms) was over before its first token", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LateError"}}}},
 "Health": {"description": "200: requests may be sent here, or the process is alive; 503: not", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Health"}}}}},
 "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "Only where the server has --api-key"}}}})json");
   return text + "\n";

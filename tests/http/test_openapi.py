@@ -1,7 +1,10 @@
 """schemathesis reads /openapi.json and asks what it finds there, in the ways that the schema allows and in others."""
 
+import contextlib
+import json
 import os
 import random
+import time
 
 import httpx
 import pytest
@@ -9,14 +12,24 @@ import pytest
 schemathesis = pytest.importorskip("schemathesis", reason="lacks schemathesis")
 from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
 from schemathesis import GenerationMode  # noqa: E402
+from schemathesis.core.failures import Failure  # noqa: E402
 
 NUM_EXAMPLES = int(os.environ.get("FG_TEST_EXAMPLES", 25))
 
 
+def is_late(case, response):
+    """A request that sets itself a time, a millisecond say, is rightly dropped when that is over before the first token."""
+    if response.status_code != 504 or not isinstance(case.body, dict):
+        return False
+    error = response.json()["error"]
+    return error["code"] == "deadline_exceeded" and error["param"] in ("timeout_ms", "ttft_timeout_ms") and case.body.get(error["param"]) is not None
+
+
 def check(case):
-    """Whatever is asked: no 5xx, and an answer of the documented shape."""
+    """Whatever is asked: an answer of the documented shape, and no 5xx but the two that say how things are."""
     response = case.call(timeout=30)
-    assert response.status_code < 500 or (response.status_code, case.operation.path[:7]) == (503, "/health"), response.text
+    not_ready = (response.status_code, case.operation.path[:7]) == (503, "/health")
+    assert response.status_code < 500 or not_ready or is_late(case, response), response.text
     case.operation.validate_response(response)
 
 
@@ -45,3 +58,25 @@ def test_the_document_names_every_path_and_is_what_runs(echo):
     fields = document["components"]["schemas"]["ChatRequest"]["properties"]
     answer = httpx.post(echo.url + "/v1/chat/completions", json={**dict.fromkeys(fields), "messages": [{"role": "user", "content": "x"}], "max_tokens": 1})
     assert answer.status_code == 200 and "x-fastgen-ignored-params" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("field", ["timeout_ms", "ttft_timeout_ms"])
+def test_a_late_answer_is_in_the_document(echo, path, field):
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "prompt": "x", "max_tokens": 1, field: 1}).encode()
+
+    def slowly():  # the time counts from the request's first byte
+        yield body[:10]
+        time.sleep(0.1)
+        yield body[10:]
+
+    answer = httpx.post(echo.url + path, content=slowly(), headers={"content-type": "application/json"})
+    assert answer.status_code == 504 and answer.json()["error"]["param"] == field
+    operation = schemathesis.openapi.from_url(echo.url + "/openapi.json")[path]["POST"]
+    assert "504" in operation.definition.raw["responses"]
+    for code, is_documented in [("deadline_exceeded", True), ("other", False)]:
+        error = {**answer.json()["error"], "code": code}
+        response = httpx.Response(504, json={"error": error}, request=httpx.Request("POST", answer.url, content=body))
+        response.elapsed = answer.elapsed
+        with contextlib.nullcontext() if is_documented else pytest.raises(Failure):
+            operation.validate_response(response)
