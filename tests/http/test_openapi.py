@@ -10,11 +10,20 @@ import httpx
 import pytest
 
 schemathesis = pytest.importorskip("schemathesis", reason="lacks schemathesis")
+from conftest import Server  # noqa: E402
 from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
 from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.core.failures import Failure  # noqa: E402
 
 NUM_EXAMPLES = int(os.environ.get("FG_TEST_EXAMPLES", 25))
+
+
+@pytest.fixture(scope="module")
+def echo(tiny_model):
+    """With a short context: the schema allows 128 choices of several prompts, each as long as the context, and asks for them."""
+    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1", "--max-model-len", "512") as server:
+        yield server
+        server.check_end()
 
 
 def is_late(case, response):
@@ -27,7 +36,7 @@ def is_late(case, response):
 
 def check(case):
     """Whatever is asked: an answer of the documented shape, and no 5xx but the two that say how things are."""
-    response = case.call(timeout=30)
+    response = case.call(timeout=120)
     not_ready = (response.status_code, case.operation.path[:7]) == (503, "/health")
     assert response.status_code < 500 or not_ready or is_late(case, response), response.text
     case.operation.validate_response(response)
