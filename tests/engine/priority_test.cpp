@@ -43,6 +43,12 @@ struct OneByOne {
   }
 };
 
+// Until the first request has the only place in the batch, so that all others wait.
+void wait_running(const Engine& engine) {
+  for (int i = 0; i < 6000 && engine.stats().num_running == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  REQUIRE(engine.stats().num_running == 1);
+}
+
 // Whether the engine goes to sleep within five seconds: it looks round once more after its start and after its last event.
 bool rests(const Engine& engine) {
   for (int i = 0; i < 500 && engine.stats().silent_us > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -53,8 +59,8 @@ bool rests(const Engine& engine) {
 
 TEST_CASE("priority: what waits goes by priority, the same priority by arrival") {
   OneByOne one("slow:20:echo");
-  one.submit(0, 0, 40);
-  std::this_thread::sleep_for(std::chrono::milliseconds(60));  // it runs, the others wait for it
+  one.submit(0, 0, 60);
+  wait_running(*one.engine);
   one.submit(1, 7, 1);
   one.submit(2, 0, 1);
   one.submit(3, -5, 1);
@@ -66,15 +72,16 @@ TEST_CASE("priority: what waits goes by priority, the same priority by arrival")
 }
 
 TEST_CASE("priority: one unit is overtaken for a second, not for ever") {
-  OneByOne one("slow:5:echo");
-  one.submit(1000, 0, 4);
+  OneByOne one("slow:15:echo");
+  one.submit(1000, 0, 20);
+  wait_running(*one.engine);
   const std::uint64_t start = now_us();
   one.submit(1, 1, 1);
-  // A flood of better ones, never fewer than three waiting, for ten seconds at most.
+  // A flood of better ones for ten seconds at most. A dozen of them wait, so that this thread may stand still for a while.
   std::uint64_t next = 2, done_us = 0;
   int num_waiting = 1;
   while (done_us == 0 && now_us() - start < 10'000'000) {
-    for (; num_waiting < 4; ++num_waiting) one.submit(next++, 0, 1);
+    for (; num_waiting < 13; ++num_waiting) one.submit(next++, 0, 1);
     const std::uint64_t tag = one.next_finished();
     num_waiting -= tag != 1000;
     if (tag == 1) done_us = now_us() - start;
@@ -89,7 +96,7 @@ TEST_CASE("stats: a step that takes its time shows as silence, and steps are cou
   CHECK(rests(*one.engine));
   one.submit(1, 0, 2);
   std::uint64_t most = 0;
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < 500 && most <= 150'000; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     most = std::max(most, one.engine->stats().silent_us);
   }
