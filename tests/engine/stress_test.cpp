@@ -62,7 +62,8 @@ Round random_round(const std::filesystem::path& folder, std::mt19937_64& random,
   Round round;
   round.config = echo_engine(folder);
   EngineConfig& config = round.config;
-  // The longest request has 100 tokens. Blocks are certainly short in the first round.
+  // The longest request has 100 tokens. Blocks are certainly short in the first round: one pool for many sequences at once, which keep
+  // what they have computed and are held up by nothing else.
   const bool is_tight = round_idx == 0;
   config.block_size = one_of({1, 4, 16});
   config.kv_gb = echo_kv_gb(100 / config.block_size + 1 + (is_tight ? 0 : one_of({0, 2, 10})), config.block_size);
@@ -73,6 +74,11 @@ Round random_round(const std::filesystem::path& folder, std::mt19937_64& random,
   config.num_event_rings = one_of({1, 3});
   config.event_ring_size = one_of({4, 16, 256});
   round.window = one_of({0, 0, 5, 40});
+  if (is_tight) {
+    config.max_prefill = config.max_queue = 32;
+    config.event_ring_size = 256;
+    round.window = 0;
+  }
   round.is_late = random() % 2;
   round.late_seed = random() % 1000;
   round.ending = round_idx % 4 == 3 ? Ending::kBackendFails : round_idx % 4 == 2 ? Ending::kStopped : Ending::kAllAnswered;
