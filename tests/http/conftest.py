@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -56,6 +57,27 @@ def sanitizer_options():
     return {"ASAN_OPTIONS": ":".join(filter(None, [os.environ.get("ASAN_OPTIONS"), "quarantine_size_mb=16"]))}
 
 
+def wait_until(is_so, seconds=30):
+    """For what comes sooner or later: no pause is long enough on a machine that has other work."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def free_port():
+    """A port to listen on later: none of those that the kernel gives to connections, which one might take in the meantime."""
+    lowest, highest = map(int, pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    others = [port for port in range(10000, 65536) if not lowest <= port <= highest] or range(10000, 65536)
+    for port in random.SystemRandom().sample(others, 100):
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+    raise RuntimeError("a hundred ports are taken")
+
+
 class Server(FgserveProcess):
     """A running fgserve on a port of its own."""
 
@@ -71,6 +93,13 @@ class Server(FgserveProcess):
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def refuses_connections(self):
+        try:
+            self.connect().close()
+        except OSError:
+            return True
+        return False
 
     def health(self):
         with urllib.request.urlopen(self.url + "/health", timeout=30) as answer:

@@ -3,22 +3,17 @@ systemd unit is sound."""
 
 import concurrent.futures
 import os
+import pathlib
 import shutil
-import socket
 import subprocess
 import time
 
 import httpx
 import pytest
-from conftest import ROOT, Server, binary
+from conftest import ROOT, Server, binary, free_port, wait_until
 
 DEPLOY = ROOT / "scripts" / "deploy"
 SMALL = ("--kv-gb", "0.05", "--backend", "slow:5:echo")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def need(program):
@@ -66,7 +61,9 @@ class Proxy:
 @pytest.fixture
 def replicas(tiny_model):
     need("haproxy")
-    with Server(tiny_model, *SMALL, "--served-model-name", "one") as one, Server(tiny_model, *SMALL, "--served-model-name", "two") as two:
+    # Ports to which a killed one can come back.
+    start = lambda name: Server(tiny_model, *SMALL, "--served-model-name", name, port=free_port())  # noqa: E731
+    with start("one") as one, start("two") as two:
         yield one, two
 
 
@@ -77,7 +74,7 @@ def test_requests_that_begin_alike_go_to_one_replica(replicas):
         assert set.union(*where.values()) == {"one", "two"}
         keyed = {proxy.chat(system, prompt_cache_key="mine").json()["model"] for system in map(str, range(8))}
         assert len(keyed) == 1
-        with httpx.stream("POST", f"http://127.0.0.1:{proxy.port}/v1/completions", json={"prompt": [5], "max_tokens": 60, "stream": True, "ignore_eos": True}) as answer:
+        with httpx.stream("POST", f"http://127.0.0.1:{proxy.port}/v1/completions", json={"prompt": [5], "max_tokens": 200, "stream": True, "ignore_eos": True}) as answer:
             times = [time.monotonic() for line in answer.iter_lines() if line]
         assert times[-1] - times[0] > 0.2  # tokens come as they are made, not in one piece at the end
 
@@ -106,18 +103,12 @@ def num_begun(replica):
     return replica.health()["answers"] + sum(float(line.split()[-1]) for line in counts if "/v1/chat" in line)
 
 
-def wait_until(is_so, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_replica_that_is_killed_costs_only_what_it_had_begun(replicas, tiny_model, streaming):
     one, two = replicas
     with Proxy(replicas) as proxy, concurrent.futures.ThreadPoolExecutor(1) as pool:
         ours = proxy.find("one")
+        two.wait_idle()
         begun = num_begun(two)
         if streaming:
             body = {"messages": [{"role": "system", "content": ours}], "max_tokens": 6000, "ignore_eos": True, "stream": True}
@@ -142,12 +133,19 @@ def test_a_replica_that_is_killed_costs_only_what_it_had_begun(replicas, tiny_mo
             wait_until(lambda: proxy.chat(ours).json()["model"] == "one")
 
 
+def num_connections_to(port):
+    """Those of this machine that are open on the other side of that port."""
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    established, close_wait = "01", "08"
+    return sum(int(row[2].rpartition(":")[2], 16) == port and row[3] in (established, close_wait) for row in rows)
+
+
 def test_a_replica_that_is_killed_at_rest_is_not_missed(replicas):
     one, two = replicas
     with Proxy(replicas) as proxy:
         ours = proxy.find("two")
         two.kill()
-        time.sleep(0.1)  # HAProxy may keep a connection to it, and sees its end
+        wait_until(lambda: num_connections_to(two.port) == 0)  # HAProxy may keep one, and sees its end
         answers = [proxy.chat(system) for system in [ours, *map(str, range(16)), ours]]
         assert {(answer.status_code, answer.json()["model"]) for answer in answers} == {(200, "one")}
 
