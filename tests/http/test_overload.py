@@ -5,7 +5,7 @@ import time
 
 import httpx
 import pytest
-from conftest import Server
+from conftest import Server, wait_until
 from openai import OpenAI
 
 SMALL = ("--kv-gb", "0.05", "--backend", "slow:20:echo")
@@ -15,6 +15,11 @@ def post(server, **fields):
     headers = fields.pop("headers", {})
     body = {"prompt": [5, 6], "ignore_eos": True, "max_tokens": 1, **fields}
     return httpx.post(server.url + "/v1/completions", json=body, headers=headers, timeout=60)
+
+
+def wait_for(server, **counts):
+    """Until so many requests, or more, are running or waiting."""
+    wait_until(lambda: all(server.health()[name] >= count for name, count in counts.items()))
 
 
 def in_threads(jobs):
@@ -57,8 +62,8 @@ def test_the_official_client_comes_again_and_is_served(tiny_model):
 def test_refused_before_any_work_when_the_wait_is_too_long(slow):
     for thread in in_threads([lambda: post(slow, max_tokens=10)] * 8):  # so that the rate is known
         thread.join()
-    threads = in_threads([lambda: post(slow, max_tokens=25)] * 30)
-    time.sleep(0.3)
+    threads = in_threads([lambda: post(slow, max_tokens=40)] * 20)
+    wait_for(slow, running=2, waiting=10)
     started = time.monotonic()
     answer = post(slow, ttft_timeout_ms=100, max_tokens=1)
     assert answer.status_code == 429 and time.monotonic() - started < 3, answer.text
@@ -71,11 +76,11 @@ def test_refused_before_any_work_when_the_wait_is_too_long(slow):
 
 def test_time_over_while_waiting_costs_no_step(slow):
     slow.wait_idle()
-    threads = in_threads([lambda: post(slow, max_tokens=200)] * 2)  # the whole batch, four seconds long
-    time.sleep(0.2)
+    threads = in_threads([lambda: post(slow, max_tokens=250)] * 2)  # the whole batch, five seconds long
+    wait_for(slow, running=2)
     started = time.monotonic()
     answer = post(slow, timeout_ms=200, max_tokens=5, prompt=[9] * 50)
-    assert 0.15 < time.monotonic() - started < 3  # long before the batch has a place
+    assert 0.15 < time.monotonic() - started < 4  # before the batch has a place
     assert answer.status_code == 504 and answer.headers["x-should-retry"] == "false"
     assert answer.json()["error"]["param"] == "timeout_ms" and answer.json()["error"]["code"] == "deadline_exceeded"
     for thread in threads:
@@ -88,10 +93,10 @@ def test_time_over_while_waiting_costs_no_step(slow):
 @pytest.mark.parametrize("stream", [False, True])
 def test_time_over_while_running_keeps_what_there_is(slow, how, stream):
     slow.wait_idle()
-    fields = {"timeout_ms": 400} if how == "body" else {"headers": {"x-fastgen-timeout-ms": "400"}}
+    fields = {"timeout_ms": 1000} if how == "body" else {"headers": {"x-fastgen-timeout-ms": "1000"}}
     started = time.monotonic()
     answer = post(slow, max_tokens=1000, stream=stream, **fields)
-    assert 0.3 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 15  # to its own end it takes twenty seconds
     assert answer.status_code == 200
     if stream:
         frames = [line for line in answer.text.splitlines() if line]
@@ -100,20 +105,20 @@ def test_time_over_while_running_keeps_what_there_is(slow, how, stream):
     else:
         choice = answer.json()["choices"][0]
         assert choice["finish_reason"] == "length" and choice["stop_reason"] == "timeout"
-        assert 0 < answer.json()["usage"]["completion_tokens"] < 30
+        assert 0 < answer.json()["usage"]["completion_tokens"] < 60
     assert slow.wait_idle()["running"] == 0
 
 
 def test_a_first_token_in_time_is_no_timeout(slow):
     slow.wait_idle()
-    answer = post(slow, max_tokens=40, ttft_timeout_ms=300, timeout_ms=30000)
-    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 40
+    answer = post(slow, max_tokens=75, ttft_timeout_ms=1200, timeout_ms=50000)
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 75
 
 
 def test_a_first_token_too_late(slow):
     slow.wait_idle()
-    threads = in_threads([lambda: post(slow, max_tokens=40)] * 2)
-    time.sleep(0.2)
+    threads = in_threads([lambda: post(slow, max_tokens=150)] * 2)
+    wait_for(slow, running=2)
     answer = post(slow, headers={"x-fastgen-ttft-timeout-ms": "100"}, stream=True)
     assert answer.status_code == 504 and answer.json()["error"]["param"] == "ttft_timeout_ms"
     for thread in threads:
@@ -123,12 +128,12 @@ def test_a_first_token_too_late(slow):
 def test_priority(slow):
     slow.wait_idle()
     order = []
-    threads = in_threads([lambda: post(slow, max_tokens=20)] * 2)
-    time.sleep(0.1)
+    threads = in_threads([lambda: post(slow, max_tokens=150)] * 2)
+    wait_for(slow, running=2)
     for name, fields in [("low", {"priority": 3}), ("none", {}), ("high", {"headers": {"x-fastgen-priority": "-3"}})]:
-        job = lambda name=name, fields=fields: (post(slow, max_tokens=15, **fields), order.append(name))  # noqa: E731
+        job = lambda name=name, fields=fields: (post(slow, max_tokens=40, **fields), order.append(name))  # noqa: E731
         threads += in_threads([job])
-        time.sleep(0.05)
+        wait_for(slow, waiting=len(threads) - 2)
     for thread in threads:
         thread.join()
     assert order.index("high") < order.index("low") and order[-1] == "low", order
