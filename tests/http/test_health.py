@@ -10,7 +10,7 @@ import urllib.request
 
 import httpx
 import pytest
-from conftest import TINY_CONFIG, Server, binary
+from conftest import TINY_CONFIG, Server, binary, free_port, wait_until
 
 SMALL = ("--kv-gb", "0.05")
 
@@ -102,7 +102,7 @@ def test_an_engine_that_hangs(tiny_model):
 
 def test_busy_when_every_place_is_taken(tiny_model):
     with Server(tiny_model, *SMALL, "--backend", "slow:50:echo", "--max-queue", "2") as server:
-        posts = [post_later(server, max_tokens=40) for _ in range(2)]
+        posts = [post_later(server, max_tokens=60) for _ in range(2)]
         wait_for(server, "busy")
         assert codes(server) == [200, 200, 200]  # some are refused, but the next may not be
         refused = httpx.post(server.url + "/v1/completions", json={"prompt": [5]})
@@ -126,7 +126,7 @@ def test_draining(tiny_model):
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")  # half a request: not idle, so not closed
             time.sleep(0.1)
             server.process.terminate()
-            time.sleep(0.3)
+            wait_until(server.refuses_connections)
             connection.sendall(b"\r\n")
             answer = connection.recv(65536)
             assert b" 503 " in answer and b'"draining"' in answer, answer
@@ -143,8 +143,7 @@ def test_listens_while_the_model_loads(tmp_path_factory, tiny_model):
         if path.name != "tokenizer.json":
             (folder / path.name).write_bytes(path.read_bytes())
     os.mkfifo(folder / "tokenizer.json")
-    with __import__("socket").create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([str(binary()), str(folder), "--backend", "echo", *SMALL, "--port", str(port)], stderr=subprocess.PIPE, text=True)
     try:
         class Loading:

@@ -11,9 +11,10 @@ import time
 
 import httpx
 import pytest
-from conftest import Server, binary
+from conftest import Server, binary, wait_until
 
 SMALL = ("--backend", "echo", "--kv-gb", "0.1")
+SLOW = ("--backend", "slow:10:echo", "--kv-gb", "0.1")  # a hundred tokens a second, whatever the build
 
 
 class Stream:
@@ -43,17 +44,15 @@ class Stream:
 
 
 def test_sigterm_drains(long_model):
-    with Server(long_model, *SMALL, "--drain-s", "200") as server:
+    with Server(long_model, *SLOW, "--drain-s", "200") as server:
         idle = server.connect()
-        stream = Stream(server, max_tokens=40000)  # about half a second, half a minute under a sanitizer
+        stream = Stream(server, max_tokens=300)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        wait_until(server.refuses_connections)
         assert server.process.poll() is None
-        with pytest.raises(OSError):
-            server.connect()
         lines = stream.lines()
         assert lines[-1] == "data: [DONE]" and '"finish_reason":"length"' in lines[-2]
-        assert server.process.wait(10) == 0
+        assert server.process.wait(20) == 0
         assert idle.recv(10) == b""
         idle.close()
 
@@ -62,12 +61,12 @@ def test_sigint_when_idle_is_quick(tiny_model):
     with Server(tiny_model, *SMALL) as server:
         started = time.monotonic()
         assert server.stop(signal.SIGINT) == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8  # an engine that hangs is left after ten seconds, running answers after thirty
 
 
 def test_drain_time_is_bounded_and_the_stream_ends_with_an_error(long_model):
-    with Server(long_model, *SMALL, "--drain-s", "0.1") as server:
-        stream = Stream(server, max_tokens=190000)
+    with Server(long_model, *SLOW, "--drain-s", "0.1") as server:
+        stream = Stream(server, max_tokens=3000)
         assert server.stop() == 0
         lines = stream.lines()
         assert lines[-1] == "data: [DONE]"
@@ -77,18 +76,17 @@ def test_drain_time_is_bounded_and_the_stream_ends_with_an_error(long_model):
 def test_a_failing_device_ends_streams_health_and_the_process(long_model):
     with Server(long_model, "--backend", "fail-after:30:echo", "--kv-gb", "0.1") as server, httpx.Client(base_url=server.url) as client:
         assert client.get("/health").status_code == 200
-        started = time.monotonic()
         streams = [Stream(server, max_tokens=1000) for _ in range(4)]
+        wait_until(lambda: client.get("/health").status_code == 503)  # a second long, then the port closes
+        assert client.post("/v1/completions", json={"prompt": [5], "max_tokens": 2}).status_code == 500
         for stream in streams:
             lines = stream.lines()
             error = json.loads(lines[-1 if "error" in lines[-1] else -2].removeprefix("data: "))["error"]
             assert error["code"] == "engine_failed", lines
-        assert client.get("/health").status_code == 503
-        assert client.post("/v1/completions", json={"prompt": [5], "max_tokens": 2}).status_code == 500
-        assert server.process.wait(10) == 1
-        assert time.monotonic() - started < 8
+        assert server.process.wait(30) == 1
         server.reader.join(5)
         assert any("the device fell off the bus in step 31" in line for line in server.log)
+        assert not any("does not stop" in line for line in server.log)
 
 
 def test_verbose_says_where_the_start_went(tiny_model):
@@ -97,15 +95,15 @@ def test_verbose_says_where_the_start_went(tiny_model):
 
 
 def test_second_signal_exits_at_once(long_model):
-    with Server(long_model, *SMALL) as server:
-        stream = Stream(server, max_tokens=190000)
+    with Server(long_model, *SLOW) as server:
+        stream = Stream(server, max_tokens=3000)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        server.wait_for_line("stopping")
         assert server.process.poll() is None
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(5) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 4  # sanitizers take a second of their own
+        assert server.process.wait(20) == 128 + signal.SIGTERM
+        assert time.monotonic() - started < 10  # the stream would go on for half a minute
         stream.lines()
 
 

@@ -6,7 +6,7 @@ import re
 
 import httpx
 import pytest
-from conftest import ROOT, Server
+from conftest import ROOT, Server, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 SMALL = ("--backend", "echo", "--kv-gb", "0.05")
@@ -114,10 +114,9 @@ def test_refusals_by_reason(tiny_model):
         ask = lambda **fields: httpx.post(server.url + "/v1/completions", json={"prompt": [5], **fields}, headers={"authorization": "Bearer k"})  # noqa: E731
         import threading
 
-        thread = threading.Thread(target=lambda: ask(max_tokens=10, ignore_eos=True))
+        thread = threading.Thread(target=lambda: ask(max_tokens=20, ignore_eos=True))
         thread.start()
-        while not server.health()["running"]:
-            pass
+        wait_until(lambda: server.health()["running"])
         assert ask().status_code == 429
         assert httpx.get(server.url + "/metrics").status_code == 401
         thread.join()

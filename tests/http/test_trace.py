@@ -1,12 +1,14 @@
 """SIGUSR2: the next steps as a trace that Chrome and Perfetto read."""
 
 import json
+import pathlib
+import re
 import signal
 import time
 
 import httpx
 import pytest
-from conftest import Server
+from conftest import Server, wait_until
 
 
 def complete(server, **fields):
@@ -14,10 +16,16 @@ def complete(server, **fields):
     assert httpx.post(server.url + "/v1/completions", json=body, timeout=60).status_code == 200
 
 
+def is_pending(server, number):
+    status = pathlib.Path(f"/proc/{server.pid}/status").read_text()
+    return int(re.search(r"^ShdPnd:\s+(\w+)", status, re.MULTILINE)[1], 16) >> (number - 1) & 1
+
+
 def test_sigusr2_writes_the_next_steps(tiny_model, tmp_path):
     environment = {"FG_PROFILE_ITERS": "5", "FG_PROFILE_DIR": str(tmp_path)}
     with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1", env=environment) as server:
         server.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: not is_pending(server, signal.SIGUSR2))
         time.sleep(0.2)
         complete(server)
         found = server.wait_for_line(r"(\d+) steps traced in (\S+)")
