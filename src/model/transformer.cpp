@@ -36,6 +36,7 @@ Transformer::Transformer(Backend& backend, const ModelConfig& config, ModelWeigh
   attended_ = device_tensor(backend, types.product, {t, h * d});
   ffn_ = device_tensor(backend, types.product, {t, config.ffn_dim});
   logits_in_ = device_tensor(backend, types.product, {limits.max_logit_rows, e});
+  picked_residual_ = device_tensor(backend, types.residual, {limits.max_logit_rows, e});
 }
 
 std::size_t Transformer::activation_bytes(const Backend& backend, const ModelConfig& config, DType dtype, std::int32_t max_model_len,
@@ -44,36 +45,58 @@ std::size_t Transformer::activation_bytes(const Backend& backend, const ModelCon
   const std::int64_t t = limits.max_tokens, e = config.model_dim, h = config.num_heads, d = config.head_dim;
   const std::int64_t product = t * (e + 2 * h * d + config.ffn_dim) + limits.max_logit_rows * e;
   const std::int64_t rope = backend.uses_weights() ? std::int64_t{max_model_len} * d : 0;
-  return static_cast<std::size_t>(product) * dtype_bytes(types.product) + static_cast<std::size_t>(t * e) * dtype_bytes(types.residual) +
+  const std::int64_t residual = (t + limits.max_logit_rows) * e;
+  return static_cast<std::size_t>(product) * dtype_bytes(types.product) + static_cast<std::size_t>(residual) * dtype_bytes(types.residual) +
          static_cast<std::size_t>(rope) * sizeof(float);
 }
 
 void Transformer::forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens) {
-  const std::int64_t num_tokens = batch.token_ids.rows();
-  const Tensor residual = residual_.slice(0, num_tokens), normed = normed_.slice(0, num_tokens);
+  const std::int64_t num_tokens = batch.token_ids.rows(), num_drawing = num_rows(batch.logit_rows);
+  embed(batch, arena, state_tokens);
+  // The last layer's results of a row are read by its logits alone, so a chunk of a prompt saves nearly a whole layer.
+  const bool picks = num_rows(batch.prompt_rows) == 0 && num_drawing < num_tokens;
+  const Rows all = rows(num_tokens);
+  for (std::int32_t i = 0; i < config_.num_layers; ++i) {
+    const bool is_last = i + 1 == config_.num_layers;
+    store_kv(i, batch, arena);
+    if (is_last && picks && num_drawing == 0) return;
+    attend(i, batch, arena);
+    const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(i)];
+    if (is_last && picks) {
+      const Rows picked = pick_drawing_rows(batch);
+      finish_layer(weights, picked);
+      backend_.add_rms_norm(Stream::kCompute, picked.residual, {}, weights_.final_norm, config_.norm_eps, picked.normed);
+      return sample(batch, arena, picked.normed);
+    }
+    finish_layer(weights, all);
+    if (progress_us_ != nullptr) progress_us_->store(now_us(), std::memory_order_relaxed);
+  }
+  backend_.add_rms_norm(Stream::kCompute, all.residual, {}, weights_.final_norm, config_.norm_eps, all.normed);
+  prompt_logprobs(batch);
+  if (num_drawing == 0) return;
+  const Tensor x = logits_in_.slice(0, num_drawing);
+  backend_.gather_rows(Stream::kCompute, all.normed, batch.logit_rows, x);
+  sample(batch, arena, x);
+}
+
+Transformer::Rows Transformer::rows(std::int64_t count) const {
+  return {residual_.slice(0, count), normed_.slice(0, count), attended_.slice(0, count), ffn_.slice(0, count)};
+}
+
+void Transformer::embed(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens) {
   backend_.embed(Stream::kCompute, {.token_ids = batch.token_ids,
                                     .state_tokens = state_tokens,
                                     .slots = batch.slots,
                                     .table = weights_.embedding,
                                     .arena = arena,
-                                    .out = residual});
-  for (std::int32_t i = 0; i < config_.num_layers; ++i) {
-    layer(i, batch, arena);
-    if (progress_us_ != nullptr) progress_us_->store(now_us(), std::memory_order_relaxed);
-  }
-  if (num_rows(batch.logit_rows) == 0 && num_rows(batch.prompt_rows) == 0) return;
-  backend_.add_rms_norm(Stream::kCompute, residual, {}, weights_.final_norm, config_.norm_eps, normed);
-  prompt_logprobs(batch);
-  sample(batch, arena);
+                                    .out = residual_.slice(0, batch.token_ids.rows())});
 }
 
-void Transformer::layer(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena) {
+void Transformer::store_kv(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena) {
   const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(layer_idx)];
   const std::int64_t num_tokens = batch.token_ids.rows();
-  const Tensor residual = residual_.slice(0, num_tokens), normed = normed_.slice(0, num_tokens);
-  const Tensor q = q_.slice(0, num_tokens), attended = attended_.slice(0, num_tokens), ffn = ffn_.slice(0, num_tokens);
-
-  backend_.add_rms_norm(Stream::kCompute, residual, {}, weights.attention_norm, config_.norm_eps, normed);
+  const Tensor normed = normed_.slice(0, num_tokens);
+  backend_.add_rms_norm(Stream::kCompute, residual_.slice(0, num_tokens), {}, weights.attention_norm, config_.norm_eps, normed);
   backend_.qkv_rope_store(Stream::kCompute, {.x = normed,
                                              .weight = weights.qkv,
                                              .bias = weights.qkv_bias,
@@ -85,26 +108,39 @@ void Transformer::layer(std::int32_t layer_idx, const ForwardBatch& batch, const
                                              .slots = batch.slots,
                                              .layer = layer_idx,
                                              .arena = arena,
-                                             .q_out = q});
-  backend_.attend(Stream::kCompute, {.q = q,
+                                             .q_out = q_.slice(0, num_tokens)});
+}
+
+void Transformer::attend(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena) {
+  const std::int64_t num_tokens = batch.token_ids.rows();
+  backend_.attend(Stream::kCompute, {.q = q_.slice(0, num_tokens),
                                      .batch = batch.attend,
                                      .arena = arena,
                                      .layer = layer_idx,
                                      .window = config_.layer_window(layer_idx),
                                      .scale = 1 / std::sqrt(static_cast<float>(config_.head_dim)),
-                                     .out = attended});
-  backend_.linear_add(Stream::kCompute, attended, weights.output, {}, residual);
-
-  backend_.add_rms_norm(Stream::kCompute, residual, {}, weights.ffn_norm, config_.norm_eps, normed);
-  backend_.gate_up_silu(Stream::kCompute, normed, weights.gate_up, ffn);
-  backend_.linear_add(Stream::kCompute, ffn, weights.down, {}, residual);
+                                     .out = attended_.slice(0, num_tokens)});
 }
 
-void Transformer::sample(const ForwardBatch& batch, const KvArena& arena) {
-  const std::int64_t count = num_rows(batch.logit_rows);
-  if (count == 0) return;
-  const Tensor x = logits_in_.slice(0, count);
-  backend_.gather_rows(Stream::kCompute, normed_.slice(0, batch.token_ids.rows()), batch.logit_rows, x);
+void Transformer::finish_layer(const LayerWeights& weights, const Rows& rows) {
+  backend_.linear_add(Stream::kCompute, rows.attended, weights.output, {}, rows.residual);
+  backend_.add_rms_norm(Stream::kCompute, rows.residual, {}, weights.ffn_norm, config_.norm_eps, rows.normed);
+  backend_.gate_up_silu(Stream::kCompute, rows.normed, weights.gate_up, rows.ffn);
+  backend_.linear_add(Stream::kCompute, rows.ffn, weights.down, {}, rows.residual);
+}
+
+// After the attention of the last layer: its output goes to the place of q, which nobody reads any more.
+Transformer::Rows Transformer::pick_drawing_rows(const ForwardBatch& batch) {
+  const std::int64_t num_tokens = batch.token_ids.rows(), count = batch.logit_rows.rows();
+  Rows picked = rows(count);
+  picked.residual = picked_residual_.slice(0, count);
+  picked.attended = Tensor(q_.data, q_.dtype, {count, attended_.row_elements()});
+  backend_.gather_rows(Stream::kCompute, residual_.slice(0, num_tokens), batch.logit_rows, picked.residual);
+  backend_.gather_rows(Stream::kCompute, attended_.slice(0, num_tokens), batch.logit_rows, picked.attended);
+  return picked;
+}
+
+void Transformer::sample(const ForwardBatch& batch, const KvArena& arena, Tensor x) {
   backend_.logits_sample(Stream::kCompute, x, weights_.head, batch.sample, arena, batch.sample_ids, batch.sample_logprobs);
 }
 

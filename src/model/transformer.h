@@ -56,7 +56,8 @@ class Transformer {
   static std::size_t activation_bytes(const Backend& backend, const ModelConfig& config, DType dtype, std::int32_t max_model_len,
                                       const OpLimits& limits);
 
-  // Queues one step on the compute stream: no allocation, no waiting. Prompt rows go through the head max_logit_rows at a time.
+  // Queues one step on the compute stream: no allocation, no waiting. Prompt rows go through the head max_logit_rows at a time. Of the
+  // last layer, rows that neither draw a token nor report a logprob get no more than their K and V.
   void forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens);
 
   const ModelConfig& config() const { return config_; }
@@ -64,8 +65,18 @@ class Transformer {
   void report_progress(std::atomic<std::uint64_t>* progress_us) { progress_us_ = progress_us; }
 
  private:
-  void layer(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena);
-  void sample(const ForwardBatch& batch, const KvArena& arena);
+  // The rows of a step between the ops of a layer.
+  struct Rows {
+    Tensor residual, normed, attended, ffn;
+  };
+  Rows rows(std::int64_t count) const;
+
+  void embed(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens);
+  void store_kv(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena);
+  void attend(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena);
+  void finish_layer(const LayerWeights& weights, const Rows& rows);
+  Rows pick_drawing_rows(const ForwardBatch& batch);
+  void sample(const ForwardBatch& batch, const KvArena& arena, Tensor x);
   void prompt_logprobs(const ForwardBatch& batch);
 
   Backend& backend_;
@@ -79,6 +90,7 @@ class Transformer {
   Tensor attended_;  // [T, H * D] product
   Tensor ffn_;       // [T, F] product
   Tensor logits_in_;  // [R, E] product; rows gathered for the head
+  Tensor picked_residual_;  // [R, E]; rows gathered for the last layer
 };
 
 }  // namespace fastgen

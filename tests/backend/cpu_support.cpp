@@ -2,6 +2,8 @@
 
 #include <hwy/highway.h>
 
+#include <cmath>
+
 namespace fastgen::test {
 
 std::vector<Variant> variants() {
@@ -66,13 +68,22 @@ Doubles values(const Tensor& tensor) {
   return out;
 }
 
+// Half precision, rounded to nearest; of magnitudes below 65,504.
+std::uint16_t f16_of(double value) {
+  const std::uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  int exponent = 0;
+  const double fraction = std::frexp(std::abs(value), &exponent);  // 0.5 .. 1, or 0
+  if (exponent < -13) return static_cast<std::uint16_t>(sign + std::lround(std::ldexp(std::abs(value), 24)));  // subnormal
+  return static_cast<std::uint16_t>(sign + ((exponent + 14) << 10) + std::lround(fraction * 2048) - 1024);
+}
+
 void set_values(const Tensor& tensor, const Doubles& values) {
-  REQUIRE((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16));
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (tensor.dtype == DType::kF32) {
-      static_cast<float*>(tensor.data)[i] = static_cast<float>(values[i]);
-    } else {
-      static_cast<std::uint16_t*>(tensor.data)[i] = f32_to_bf16(static_cast<float>(values[i]));
+    switch (tensor.dtype) {
+      case DType::kF32: static_cast<float*>(tensor.data)[i] = static_cast<float>(values[i]); break;
+      case DType::kBF16: static_cast<std::uint16_t*>(tensor.data)[i] = f32_to_bf16(static_cast<float>(values[i])); break;
+      case DType::kF16: static_cast<std::uint16_t*>(tensor.data)[i] = f16_of(values[i]); break;
+      default: FAIL("not a float tensor");
     }
   }
 }

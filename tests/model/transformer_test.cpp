@@ -5,6 +5,7 @@
 #include <random>
 #include <string>
 
+#include "backend/forwarding.h"
 #include "model/tiny_model.h"
 #include "support/model_runner.h"
 #include "support/support.h"
@@ -115,6 +116,31 @@ TEST_CASE("bfloat16 stays near the plain forward") {
     CHECK(largest_difference(runner.force(ids, 61, 61), ids, reference) < 0.2);
     CHECK(largest_difference(runner.force(ids, 5, 3), ids, reference) < 0.2);
   }
+}
+
+// Notes how many rows each gate and up product had.
+class CountingBackend final : public ForwardingBackend {
+ public:
+  explicit CountingBackend(std::vector<std::int64_t>& rows) : ForwardingBackend(make_cpu_backend({})), rows_(rows) {}
+  void gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) override {
+    rows_.push_back(x.rows());
+    inner().gate_up_silu(stream, x, weight, out);
+  }
+
+ private:
+  std::vector<std::int64_t>& rows_;
+};
+
+TEST_CASE("the last layer computes no more than the rows that draw") {
+  test::TempDir dir;
+  const TinyModel model = test::make_tiny_model(config_of(kVariants[0]), test::seed());
+  write_tiny_model(model, dir.path());
+  REQUIRE(model.config.num_layers == 2);
+  std::vector<std::int64_t> rows;
+  test::ModelRunner runner(dir.path(), {.make_backend = [&] { return std::make_unique<CountingBackend>(rows); }, .block_size = 4});
+  runner.generate(test::random_ids(20, model.config.vocab, test::seed()), 2, 13);
+  // Two chunks, of which the second draws, and a step of decode.
+  CHECK(rows == std::vector<std::int64_t>{13, 7, 1, 1, 1});
 }
 
 TEST_CASE("greedy tokens and their logprobs follow the reference") {

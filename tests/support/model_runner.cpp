@@ -121,6 +121,7 @@ void ModelRunner::push_sequence(const Work& work) {
     push(positions_, position);
     push(slots_, sequence.blocks[static_cast<std::size_t>(position / options_.block_size)] * options_.block_size + position % options_.block_size);
     if (next < sequence.ids.size()) {
+      if (!sequence.scores_prompt && static_cast<std::int32_t>(next) < sequence.prompt_len) continue;
       push(prompt_rows_, row);
       push(prompt_targets_, sequence.ids[next]);
       prompt_places_.push_back({work.seq_idx, next});
@@ -243,6 +244,7 @@ std::vector<std::int32_t> ModelRunner::generate(const std::vector<std::int32_t>&
   clear();
   const auto prompt_len = static_cast<std::int32_t>(prompt.size());
   const std::size_t idx = add(prompt, prompt_len, count);
+  sequences_[idx].scores_prompt = false;
   run(chunk);
   return {sequence(idx).ids.begin() + prompt_len, sequence(idx).ids.end()};
 }

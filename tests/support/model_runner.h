@@ -40,6 +40,7 @@ struct RunSequence {
   std::int32_t num_known = 0;      // ids that were given; the others were drawn
   std::int32_t prompt_len = 0;     // ids that go in chunks
   std::int32_t num_greedy = 0;     // how many to draw at most
+  bool scores_prompt = true;       // of the ids that go in chunks
   std::vector<std::int32_t> blocks;
 };
 
@@ -67,7 +68,7 @@ class ModelRunner {
 
   // One sequence alone, teacher-forced. Scores of all ids.
   std::vector<TokenScore> force(const std::vector<std::int32_t>& ids, std::int32_t prompt_len, std::int32_t chunk);
-  // One sequence alone: up to `count` greedy tokens.
+  // One sequence alone: up to `count` greedy tokens. The prompt gets no scores, so that the last layer computes the rows that draw alone.
   std::vector<std::int32_t> generate(const std::vector<std::int32_t>& prompt, std::int32_t count, std::int32_t chunk);
 
   const ModelConfig& config() const { return config_; }

@@ -34,7 +34,8 @@ double seen_tokens(const ModelShape& shape, std::int64_t first, std::int64_t cou
 
 Work product_work(const ModelShape& shape, std::int64_t num_tokens, std::int64_t num_logit_rows, DType weights) {
   const double layers = double(shape.layer_weights()), head = num_logit_rows > 0 ? double(shape.head_weights()) : 0;
-  return {.flops = 2 * (layers * double(num_tokens) + head * double(num_logit_rows)),
+  const double last = double(shape.q_dim() + std::int64_t{3} * shape.ffn_dim) * shape.model_dim;  // of the last layer, behind its K and V
+  return {.flops = 2 * ((layers - last) * double(num_tokens) + (last + head) * double(num_logit_rows)),
           .bytes = (layers + head) * double(dtype_bytes(weights))};
 }
 

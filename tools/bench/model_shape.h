@@ -44,7 +44,8 @@ struct Work {
 // Tokens of K and V that the rows of one sequence see: positions first .. first + count - 1, each itself included.
 double seen_tokens(const ModelShape& shape, std::int64_t first, std::int64_t count);
 
-// The matrices' part of a step: `num_tokens` through all layers, `num_logit_rows` through the head. Weights are read once.
+// The matrices' part of a step: `num_tokens` through all layers but for what follows attention in the last, which is wanted of
+// `num_logit_rows` alone, as is the head. Weights are read once.
 Work product_work(const ModelShape& shape, std::int64_t num_tokens, std::int64_t num_logit_rows, DType weights);
 // Attention of all layers over `seen` (sum of seen_tokens), reading `kv_tokens` tokens of K and V once.
 Work attention_work(const ModelShape& shape, double seen, double kv_tokens, DType kv);

@@ -250,9 +250,15 @@ void fill_zero(const Tensor& out) {
 }
 
 void gather_rows(const Tensor& x, const Tensor& rows, const Tensor& out) {
+  const std::int64_t count = words_per_row(x);
+  FG_CHECK(words_per_row(out) == count && out.rows() == rows.rows(), words_per_row(out), count, out.rows());
   for (std::int64_t r = 0; r < rows.rows(); ++r) {
     const std::int32_t from = rows.as<std::int32_t>()[r];
-    activation(out, r) = from < 0 ? Row{} : activation(x, from);
+    if (from < 0) {
+      std::fill_n(row_words(out, r), count, 0);
+    } else {
+      std::copy_n(row_words(x, from), count, row_words(out, r));
+    }
   }
 }
 
