@@ -226,7 +226,7 @@ def test_answer_may_fill_the_context(tiny_model):
 
 
 def test_no_ticket_is_a_rate_limit(tiny_model):
-    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.05", "--max-queue", "1") as server:
+    with Server(tiny_model, "--backend", "slow:10:echo", "--kv-gb", "0.05", "--max-queue", "1") as server:
         client = client_of(server)
         body = {"model": "m", "prompt": "x", "max_tokens": 8000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=60) as answer:
