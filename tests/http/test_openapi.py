@@ -21,7 +21,7 @@ NUM_EXAMPLES = int(os.environ.get("FG_TEST_EXAMPLES", 25))
 @pytest.fixture(scope="module")
 def echo(tiny_model):
     """With a short context: the schema allows 128 choices of several prompts, each as long as the context, and asks for them."""
-    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1", "--max-model-len", "512") as server:
+    with Server(tiny_model, "--backend", "echo", "--kv-gb", "0.1", "--max-model-len", "256") as server:
         yield server
         server.check_end()
 
