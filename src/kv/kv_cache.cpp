@@ -7,7 +7,7 @@
 namespace fastgen {
 
 KvCache::KvCache(std::int32_t num_blocks, std::int32_t block_size) : block_size_(block_size), pool_(num_blocks) {
-  FG_CHECK(num_blocks >= 1 && block_size >= 1, num_blocks, block_size);
+  FG_CHECK(num_blocks >= 0 && block_size >= 1, num_blocks, block_size);
 }
 
 KvCache::Table& KvCache::open_table(TableId table) {
@@ -28,6 +28,8 @@ std::int32_t KvCache::num_sole_blocks(TableId table) const {
   return static_cast<std::int32_t>(
       std::count_if(blocks.begin(), blocks.end(), [&](BlockId block) { return pool_.count(block) == 1; }));
 }
+
+std::int32_t KvCache::num_held_blocks(TableId table) const { return static_cast<std::int32_t>(open_table(table).held().size()); }
 
 std::int32_t KvCache::slot(TableId table, std::int32_t position) const {
   const std::vector<BlockId>& blocks = open_table(table).blocks;
@@ -101,6 +103,18 @@ TableId KvCache::hold(TableId source, std::int64_t num_tokens) {
   to.blocks.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(num_held));
   for (BlockId block : to.held()) pool_.add_holder(block);
   return table;
+}
+
+KvCache::Paged KvCache::page_from(const KvCache& tier, TableId source) {
+  const Table& from = tier.open_table(source);
+  FG_CHECK(this != &tier && block_size_ == tier.block_size_, block_size_, tier.block_size_);
+  Paged paged{open(), {}};
+  Table& to = open_table(paged.table);
+  for (BlockId block : from.held()) paged.copies.push_back({block, pool_.take()});
+  to.num_dropped = from.num_dropped;
+  if (!paged.copies.empty()) to.blocks.assign(to.num_dropped, paged.copies.front().to);
+  for (const BlockCopy& copy : paged.copies) to.blocks.push_back(copy.to);
+  return paged;
 }
 
 void KvCache::check() const {

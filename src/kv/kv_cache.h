@@ -1,9 +1,11 @@
-// Which token lives in which block: one block table per sequence, full blocks shared by count.
+// Which token lives in which block: one block table per sequence, full blocks shared by count. The arena's blocks are one tier; those
+// of host memory, where sequences that lost their place are paged out to, are another, with a KvCache of their own.
 //
 //   table of a sequence, block_size 4:   [ 7 | 2 | 9 ]        slot of token 5 = block 2, place 1 = 2 * 4 + 1
 //   fork at token 6:                     [ 7 | 5 ]  block 7 is shared, 2 -> 5 is a copy that the caller carries out
 //   hold of 6 tokens:                    [ 7 | 2 ]  nothing is copied; later tokens in block 2 are not the holder's
 //   drop before token 5:                 [ 2 | 2 ]  the first is free, or somebody else's; its entry is never read
+//   page from the arena to the host:     [ 4 | 0 ]  of the other tier: 7 -> 4 and 2 -> 0 are copies that the caller carries out
 //
 // The scheduler asks the const members and plans; the engine then calls the others, which cannot fail: a plan
 // that needs more than there is aborts.
@@ -44,6 +46,8 @@ class KvCache {
   }
   // Blocks that nobody else holds: what a release gives back for certain.
   std::int32_t num_sole_blocks(TableId table) const;
+  // Blocks that were not given up behind a window: what paging the table to another tier takes there.
+  std::int32_t num_held_blocks(TableId table) const;
   std::span<const BlockId> blocks(TableId table) const;
   std::int32_t num_tables() const { return num_open_; }
   // Where token `position` of the table lives.
@@ -67,6 +71,12 @@ class KvCache {
   Forked fork(TableId source, std::int64_t num_tokens);
   // A new table that keeps the blocks of the first `num_tokens` of `source` alive, the partial one too. Never written through.
   TableId hold(TableId source, std::int64_t num_tokens);
+  // A new table of the same shape as one of another tier, no block of it shared; each held block has its copy, from theirs to ours.
+  struct Paged {
+    TableId table = kNoTable;
+    std::vector<BlockCopy> copies;
+  };
+  Paged page_from(const KvCache& tier, TableId source);
 
   void check() const;  // aborts if an invariant is broken; walks everything
 

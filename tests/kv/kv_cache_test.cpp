@@ -1,5 +1,6 @@
 #include "kv/kv_cache.h"
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -145,4 +146,54 @@ TEST_CASE("kv_cache: a fork shares full blocks and copies the partial one") {
   kv.release(source);
   CHECK(kv.num_free_blocks() == 6);
   CHECK(kv.num_sole_blocks(forked.table) == 2);
+}
+
+TEST_CASE("kv_cache: a table paged to another tier and back has its shape, and copies that bring each token along") {
+  std::mt19937_64 random(test::seed());
+  for (const std::int32_t block_size : {1, 4}) {
+    KvCache arena(20, block_size), host(9, block_size);
+    const auto bytes_of = [&](const KvCache& tier) { return std::vector<int>(static_cast<std::size_t>(tier.num_blocks() * block_size), -1); };
+    std::vector<int> arena_bytes = bytes_of(arena), host_bytes = bytes_of(host);
+    const auto carry_out = [&](const KvCache::Paged& paged, const std::vector<int>& from, std::vector<int>& to) {
+      for (const BlockCopy& copy : paged.copies)
+        std::copy_n(from.begin() + copy.from * block_size, block_size, to.begin() + copy.to * block_size);
+    };
+    for (int turn = 0; turn < 500; ++turn) {
+      const auto num_tokens = static_cast<std::int32_t>(1 + random() % static_cast<std::uint64_t>(9 * block_size));
+      const auto num_dropped = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(num_tokens + 1));
+      const TableId others = arena.open(), table = arena.open();
+      arena.reserve(others, static_cast<std::int64_t>(random() % 5));
+      arena.reserve(table, num_tokens);
+      for (std::int32_t i = 0; i < num_tokens; ++i) arena_bytes[static_cast<std::size_t>(arena.slot(table, i))] = turn * 100 + i;
+      arena.drop_before(table, num_dropped);
+      const std::int32_t num_held = arena.num_held_blocks(table);
+      const KvCache::Paged out = host.page_from(arena, table);
+      CHECK(static_cast<std::int32_t>(out.copies.size()) == num_held);
+      CHECK(host.num_free_blocks() == 9 - num_held);
+      carry_out(out, arena_bytes, host_bytes);
+      arena.release(table);
+      std::fill(arena_bytes.begin(), arena_bytes.end(), -2);
+      const KvCache::Paged in = arena.page_from(host, out.table);
+      host.check();
+      host.release(out.table);
+      carry_out(in, host_bytes, arena_bytes);
+      CHECK(arena.blocks(in.table).size() == static_cast<std::size_t>(arena.blocks_for(num_tokens)));
+      CHECK(arena.num_held_blocks(in.table) == num_held);
+      const std::int32_t first = (arena.blocks_for(num_tokens) - num_held) * block_size;
+      for (std::int32_t i = first; i < num_tokens; ++i)
+        REQUIRE(arena_bytes[static_cast<std::size_t>(arena.slot(in.table, i))] == turn * 100 + i);
+      arena.reserve(in.table, num_tokens + block_size);  // it goes on as any other
+      arena.check();
+      arena.release(in.table);
+      arena.release(others);
+    }
+    CHECK(arena.num_free_blocks() == 20);
+    CHECK(host.num_free_blocks() == 9);
+  }
+}
+
+TEST_CASE("kv_cache: a tier without blocks is there and holds nothing") {
+  KvCache host(0, 4);
+  CHECK(host.num_free_blocks() == 0);
+  host.check();
 }
