@@ -43,6 +43,7 @@ struct EngineConfig {
 
   std::int32_t max_model_len = 0;   // tokens of prompt and output; 0: the model's own, lowered to what the KV arena holds
   double kv_gb = 0;                 // size of the KV arena, 1e9 bytes, at most 1e6; 0: on the CPU a quarter of free memory, on a GPU what is left
+  double host_kv_gb = 0;            // pinned host memory for K and V of preempted sequences, 1e9 bytes; 0: none, they are recomputed
   double gpu_gb = 0;                // CUDA: all that the process may take, 1e9 bytes; an Error with any other backend, as the next
   double gpu_fraction = 0;          // CUDA: the same as a share of the card, up to 1; 0: 0.9
   std::int32_t block_size = 64;     // tokens, 1..1024
@@ -73,6 +74,8 @@ struct EngineInfo {
   std::int32_t block_size = 0;
   std::int64_t kv_tokens = 0;  // how many tokens of K and V fit
   std::int64_t kv_bytes = 0;
+  std::int64_t host_kv_tokens = 0;  // the same of the host tier
+  std::int64_t host_kv_bytes = 0;
   std::int64_t weight_bytes = 0;
   std::int64_t num_parameters = 0;
   std::vector<TokenId> eos_ids;
@@ -102,6 +105,8 @@ struct EngineStats {
   std::uint64_t decode_tokens = 0;
   std::uint64_t num_finished = 0;     // choices
   std::uint64_t num_preemptions = 0;
+  std::uint64_t num_page_outs = 0;    // of these, to the host tier
+  std::uint64_t num_page_ins = 0;     // that came back from there; the others were cancelled
   std::uint64_t num_ring_waits = 0;   // times that a sequence was left out of a step because its ring was full
   std::uint64_t last_step_us = 0;     // steady clock
   // How long ago the engine thread last got on (a turn begun, a layer computed) while it has work; 0: it has none.
@@ -115,6 +120,8 @@ struct EngineStats {
   std::int32_t num_running = 0;
   std::int64_t num_blocks = 0;
   std::int64_t num_free_blocks = 0;
+  std::int64_t num_host_blocks = 0;  // of the host tier
+  std::int64_t num_free_host_blocks = 0;
   bool failed = false;  // the backend failed: every open choice got kError, submit still answers with kError
 };
 

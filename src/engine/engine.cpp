@@ -127,6 +127,7 @@ class EngineImpl final : public Engine {
     if (check_every_step) check_plan(input, plan);
     Step& next = in_flight_.emplace_back(roster_.carry_out(plan));
     span.end();
+    runner_->page(next.page_outs, next.page_ins);
     if (plan.has_rows()) {
       launch(next);
       runner_->capture_missing();  // while the device has work
@@ -237,6 +238,8 @@ class EngineImpl final : public Engine {
     stats.num_finished = roster_.counts().num_finished;
     stats.num_preemptions = roster_.counts().num_preemptions;
     stats.num_ring_waits = roster_.counts().num_ring_waits;
+    stats.num_page_outs = roster_.counts().num_page_outs;
+    stats.num_page_ins = roster_.counts().num_page_ins;
     stats.last_step_us = last_step_us_;
     stats.num_mixed_steps = num_mixed_steps_;
     stats.num_prefill_steps = num_prefill_steps_;
@@ -246,6 +249,8 @@ class EngineImpl final : public Engine {
     stats.num_running = roster_.num_running();
     stats.num_blocks = roster_.kv().num_blocks();
     stats.num_free_blocks = roster_.kv().num_free_blocks();
+    stats.num_host_blocks = roster_.host().num_blocks();
+    stats.num_free_host_blocks = roster_.host().num_free_blocks();
     stats.failed = failed_;
     stats_.publish(stats);
   }

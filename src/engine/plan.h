@@ -12,6 +12,7 @@ struct SchedulerLimits {
   std::int32_t prefill_idle = 0;  // of one that does not
   std::int32_t block_size = 0;    // tokens
   std::int32_t num_blocks = 0;    // of the pool
+  std::int32_t num_host_blocks = 0;  // of the host tier; 0: there is none
   std::int32_t window = 0;        // tokens that a row sees in every layer, itself included; 0: there is a layer that sees all
 };
 
@@ -25,11 +26,13 @@ struct SequenceView {
   std::int32_t prompt_len = 0;
   std::int32_t num_tokens = 0;   // prompt and output, tokens that steps in flight draw included
   std::int32_t num_computed = 0;  // of these, the first whose K and V are stored or will be by steps in flight
-  std::int32_t num_blocks = 0;   // of its table
+  std::int32_t num_blocks = 0;   // of its table; of one that is paged out, of its table in the host tier
+  std::int32_t num_held_blocks = 0;  // of these, not given up behind a window: what paging it out or in takes
   std::int32_t num_sole_blocks = 0;  // of these, held by no other table
   std::int32_t ring_idx = 0;
   bool in_flight = false;  // a step not yet collected has a row of it: it must not be preempted (second rule of the lag)
   bool is_done = false;    // what is in flight ends it: it gets no more rows
+  bool is_paged_out = false;  // it waits, and K and V of its num_computed tokens are in the host tier
   std::int32_t prompt_idx = -1;     // into SchedulerInput::prompts: K and V of its prompt that it can fork from
   std::int32_t num_followers = 0;   // choices that wait for its prompt and can draw their first token beside it
   std::int32_t first_target = 0;    // prompt logprobs: tokens first_target .. prompt_len - 1 have yet to be reported
@@ -50,6 +53,7 @@ struct RingView {
 struct SchedulerInput {
   SchedulerLimits limits;
   std::int32_t free_blocks = 0;
+  std::int32_t free_host_blocks = 0;
   std::int32_t free_state_slots = 0;
   bool in_flight = false;  // a step is
   std::vector<SequenceView> running;
@@ -77,7 +81,10 @@ struct StepPlan {
   // Carried out in this order; ids as in the input.
   std::vector<std::int32_t> dropped_prompts;
   std::vector<std::int32_t> preempted;
+  std::vector<std::int32_t> paged_out;  // of the preempted: what they computed goes to the host tier
   std::vector<std::int32_t> too_long;  // sequences that do not fit in an empty pool
+  // Admitted from the host tier, each with a state slot: they run, and have their next row in a later step, behind this one's copies.
+  std::vector<std::int32_t> paged_in;
   std::vector<PlannedRow> decodes;     // count == 1 and draws
   std::vector<PlannedRow> chunks;
 
@@ -87,7 +94,7 @@ struct StepPlan {
 
   bool has_rows() const { return !decodes.empty() || !chunks.empty(); }
   bool changes_anything() const {
-    return has_rows() || !dropped_prompts.empty() || !preempted.empty() || !too_long.empty();
+    return has_rows() || !dropped_prompts.empty() || !preempted.empty() || !too_long.empty() || !paged_in.empty();
   }
 };
 

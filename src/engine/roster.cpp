@@ -52,7 +52,8 @@ Roster::Roster(const SchedulerLimits& limits, std::vector<TokenId> eos_ids, std:
       eos_ids_(std::move(eos_ids)),
       rings_(rings),
       ring_full_since_us_(rings.size(), 0),
-      kv_(limits.num_blocks, limits.block_size) {
+      kv_(limits.num_blocks, limits.block_size),
+      host_(limits.num_host_blocks, limits.block_size) {
   for (std::int32_t slot = limits.max_batch - 1; slot >= 0; --slot) free_state_slots_.push_back(slot);
 }
 
@@ -128,7 +129,7 @@ void Roster::end_all(FinishReason reason) {
 
 void Roster::wait(Sequence& sequence) {
   sequence.status = SequenceStatus::kWaiting;
-  sequence.num_computed = 0;
+  if (sequence.host_table == kNoTable) sequence.num_computed = 0;
   waiting_[sequence.age] = &sequence;
 }
 
@@ -145,6 +146,7 @@ void Roster::finish(Sequence& sequence, FinishReason reason, std::uint64_t now_u
   FG_CHECK(!sequence.is_over(), sequence.request->id, sequence.choice_idx);
   RequestState& request = *sequence.request;
   give_up_holdings(sequence);
+  if (sequence.host_table != kNoTable) host_.release(std::exchange(sequence.host_table, kNoTable));
   sequence.status = SequenceStatus::kFinished;
   ++counts_.num_finished;
   end_phase(sequence);
@@ -205,9 +207,13 @@ SequenceView Roster::view(const Sequence& sequence, bool count_sole_blocks) cons
   view.prompt_len = sequence.prompt_len();
   view.num_tokens = sequence.num_tokens();
   view.num_computed = sequence.num_computed;
-  if (sequence.table != kNoTable) {
-    view.num_blocks = static_cast<std::int32_t>(kv_.blocks(sequence.table).size());
-    view.num_sole_blocks = count_sole_blocks ? kv_.num_sole_blocks(sequence.table) : 0;
+  view.is_paged_out = sequence.host_table != kNoTable;
+  if (sequence.table != kNoTable || view.is_paged_out) {
+    const KvCache& tier = view.is_paged_out ? host_ : kv_;
+    const TableId table = view.is_paged_out ? sequence.host_table : sequence.table;
+    view.num_blocks = static_cast<std::int32_t>(tier.blocks(table).size());
+    view.num_held_blocks = tier.num_held_blocks(table);
+    view.num_sole_blocks = count_sole_blocks ? tier.num_sole_blocks(table) : 0;
   }
   view.ring_idx = request.request.ring_idx;
   view.in_flight = sequence.num_in_flight > 0;
@@ -243,6 +249,7 @@ SchedulerInput Roster::scheduler_input(bool step_in_flight) {
   SchedulerInput input;
   input.limits = limits_;
   input.free_blocks = kv_.num_free_blocks();
+  input.free_host_blocks = host_.num_free_blocks();
   input.free_state_slots = static_cast<std::int32_t>(free_state_slots_.size());
   input.in_flight = step_in_flight;
   input.rings = ring_views();
@@ -273,17 +280,14 @@ Step Roster::carry_out(const StepPlan& plan) {
   const auto sequence_of = [&](std::int32_t id) -> Sequence& { return *by_id_[static_cast<std::size_t>(id)]; };
   Step step;
   for (std::int32_t id : plan.dropped_prompts) drop_prompt(*sequence_of(id).request);
-  for (std::int32_t id : plan.preempted) {
-    Sequence& victim = sequence_of(id);
-    FG_CHECK(victim.num_in_flight == 0 && victim.status == SequenceStatus::kRunning, id);
-    give_up_holdings(victim);
-    wait(victim);
-  }
+  for (std::int32_t id : plan.preempted)
+    preempt(sequence_of(id), std::find(plan.paged_out.begin(), plan.paged_out.end(), id) != plan.paged_out.end(), step);
   for (std::int32_t id : plan.too_long) {
     RequestState& request = *sequence_of(id).request;
     finish(sequence_of(id), FinishReason::kError, now_us());
     forget_if_over(request);
   }
+  for (std::int32_t id : plan.paged_in) page_in(sequence_of(id), step);
   step.rows.reserve(plan.decodes.size() + plan.chunks.size());
   for (const PlannedRow& row : plan.decodes) add_row(row, step);
   step.num_decodes = static_cast<std::int32_t>(plan.decodes.size());
@@ -292,17 +296,45 @@ Step Roster::carry_out(const StepPlan& plan) {
   for (const StepRow& row : step.rows) drop_prompt_if_unneeded(*row.sequence->request);
   counts_.num_preemptions += plan.preempted.size();
   counts_.num_ring_waits += static_cast<std::uint64_t>(plan.num_ring_waits);
+  counts_.num_page_outs += plan.paged_out.size();
+  counts_.num_page_ins += plan.paged_in.size();
   return step;
 }
 
-void Roster::admit(Sequence& sequence, const PlannedRow& planned, Step& step) {
+// Its last step has been collected, so that what is to be paged out is there to be read.
+void Roster::preempt(Sequence& victim, bool is_paged_out, Step& step) {
+  FG_CHECK(victim.num_in_flight == 0 && victim.status == SequenceStatus::kRunning, victim.id);
+  if (is_paged_out) {
+    const KvCache::Paged paged = host_.page_from(kv_, victim.table);
+    victim.host_table = paged.table;
+    step.page_outs.insert(step.page_outs.end(), paged.copies.begin(), paged.copies.end());
+  }
+  give_up_holdings(victim);
+  wait(victim);
+}
+
+// Goes on where it was: tokens, their K and V and what was reported of the prompt are as before. The blocks of the host tier may be
+// given away at once: who writes there next comes after these copies.
+void Roster::page_in(Sequence& sequence, Step& step) {
+  const KvCache::Paged paged = kv_.page_from(host_, sequence.host_table);
+  host_.release(std::exchange(sequence.host_table, kNoTable));
+  start_running(sequence);
+  sequence.table = paged.table;
+  step.page_ins.insert(step.page_ins.end(), paged.copies.begin(), paged.copies.end());
+}
+
+void Roster::start_running(Sequence& sequence) {
   waiting_.erase(sequence.age);
   running_[sequence.age] = &sequence;
   sequence.status = SequenceStatus::kRunning;
-  if (!sequence.has_started && !sequence.has_drawn) end_phase(sequence);
-  sequence.has_started = true;
   sequence.state_slot = free_state_slots_.back();
   free_state_slots_.pop_back();
+}
+
+void Roster::admit(Sequence& sequence, const PlannedRow& planned, Step& step) {
+  start_running(sequence);
+  if (!sequence.has_started && !sequence.has_drawn) end_phase(sequence);
+  sequence.has_started = true;
   if (planned.fork_tokens == 0) {
     sequence.table = kv_.open();
     return;
@@ -434,7 +466,8 @@ void Roster::forget_step(const Step& step) {
 
 void Roster::check() const {
   kv_.check();
-  std::size_t num_tables = prompts_.size(), num_slots = free_state_slots_.size(), num_waiting = 0, num_running = 0;
+  host_.check();
+  std::size_t num_tables = prompts_.size(), num_host_tables = 0, num_slots = free_state_slots_.size(), num_waiting = 0, num_running = 0;
   for (const auto& [arrival, request] : requests_) {
     std::int32_t num_unfinished = 0;
     for (const auto& choice : request->choices) {
@@ -443,6 +476,10 @@ void Roster::check() const {
       num_running += choice->status == SequenceStatus::kRunning;
       num_slots += choice->state_slot >= 0;
       num_tables += choice->table != kNoTable;
+      num_host_tables += choice->host_table != kNoTable;
+      FG_CHECK(choice->host_table == kNoTable || choice->status == SequenceStatus::kWaiting, choice->id);
+      FG_CHECK(choice->host_table == kNoTable || host_.slot(choice->host_table, choice->num_computed - 1) >= 0, choice->id);
+      FG_CHECK(choice->status != SequenceStatus::kWaiting || choice->host_table != kNoTable || choice->num_computed == 0, choice->id);
       FG_CHECK((choice->table != kNoTable) == (choice->status == SequenceStatus::kRunning), choice->id);
       FG_CHECK(choice->status == SequenceStatus::kRunning || choice->state_slot < 0 ||
                    (choice->status == SequenceStatus::kBlocked && choice->num_in_flight > 0), choice->id);
@@ -456,6 +493,7 @@ void Roster::check() const {
   FG_CHECK(num_waiting == waiting_.size() && num_running == running_.size(), num_waiting, num_running);
   FG_CHECK(num_slots == static_cast<std::size_t>(limits_.max_batch), num_slots);
   FG_CHECK(num_tables == static_cast<std::size_t>(kv_.num_tables()), num_tables, kv_.num_tables());
+  FG_CHECK(num_host_tables == static_cast<std::size_t>(host_.num_tables()), num_host_tables, host_.num_tables());
 }
 
 }  // namespace fastgen

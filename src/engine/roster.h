@@ -4,7 +4,8 @@
 //
 // Invariants (check() walks them): 1. a choice is blocked, waiting, running or has had its one finish event; 2. exactly running
 // sequences have a table, and they or followers in flight a state slot; 3. a finished choice holds nothing, and its request goes
-// when no step in flight has a row of it; 4. a table has blocks for all tokens that the planned steps compute.
+// when no step in flight has a row of it; 4. a table has blocks for all tokens that the planned steps compute; 5. a waiting sequence
+// has computed nothing, or has it all in the host tier.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,7 @@ class Roster {
     std::uint64_t num_finished = 0;
     std::uint64_t num_preemptions = 0;
     std::uint64_t num_ring_waits = 0;
+    std::uint64_t num_page_outs = 0, num_page_ins = 0;  // sequences
   };
   Roster(const SchedulerLimits& limits, std::vector<TokenId> eos_ids, std::span<const std::unique_ptr<OutputRing>> rings);
 
@@ -45,6 +47,7 @@ class Roster {
   void forget_step(const Step& step);
 
   const KvCache& kv() const { return kv_; }
+  const KvCache& host() const { return host_; }
   const Counts& counts() const { return counts_; }
   std::int32_t num_waiting() const { return static_cast<std::int32_t>(waiting_.size()); }
   std::int32_t num_running() const { return static_cast<std::int32_t>(running_.size()); }
@@ -56,6 +59,9 @@ class Roster {
 
   SequenceView view(const Sequence& sequence, bool count_sole_blocks) const;
   std::vector<RingView> ring_views();
+  void preempt(Sequence& victim, bool is_paged_out, Step& step);
+  void page_in(Sequence& sequence, Step& step);
+  void start_running(Sequence& sequence);  // state slot, place in the lists
   void admit(Sequence& sequence, const PlannedRow& planned, Step& step);
   void add_row(const PlannedRow& planned, Step& step);
   void add_followers(RequestState& request, std::int32_t count, Step& step);
@@ -66,7 +72,7 @@ class Roster {
   void on_prompt_computed(RequestState& request);
 
   std::uint64_t age_of_arrival(std::int32_t priority);
-  void wait(Sequence& sequence);            // into the waiting list, holding nothing
+  void wait(Sequence& sequence);            // into the waiting list, holding nothing but what is paged out
   void give_up_holdings(Sequence& sequence);  // table, state slot, place in the lists
   void finish(Sequence& sequence, FinishReason reason, std::uint64_t now_us);
   void drop_behind_window(Sequence& sequence, std::int32_t num_collected);
@@ -80,6 +86,7 @@ class Roster {
   const std::span<const std::unique_ptr<OutputRing>> rings_;
   std::vector<std::uint64_t> ring_full_since_us_;  // by ring; 0: it has room
   KvCache kv_;
+  KvCache host_;  // the host tier
   std::vector<std::int32_t> free_state_slots_;
   // By age: the time of arrival, moved by the priority, and where two are the same by order of arrival.
   std::map<std::uint64_t, std::unique_ptr<RequestState>> requests_;

@@ -113,6 +113,16 @@ std::size_t Runner::measure_graphs(const KvArena& arena) {
   return backend_->graph_bytes() - bytes_before;
 }
 
+std::int64_t Runner::block_bytes(const KvLayout& layout, DType dtype) {
+  return layout.block_elements() * static_cast<std::int64_t>(dtype_bytes(dtype)) + layout.block_size * std::int64_t{sizeof(std::int32_t)};
+}
+
+void Runner::allocate_host_tier(const KvArena& arena, std::int32_t num_blocks) {
+  const auto bytes = static_cast<std::size_t>(num_blocks * block_bytes(arena.layout, arena.dtype));
+  host_tier_ = static_cast<char*>(backend_->allocate(MemoryKind::kPinned, bytes));
+  num_host_blocks_ = num_blocks;
+}
+
 void Runner::start(const KvArena& arena) {
   arena_ = arena;
   backend_->seal();
@@ -167,6 +177,37 @@ const Runner::CapturedStep* Runner::find_captured(const BatchShape& shape) const
     if (step.is_captured() && captured == shape) return &step;
   }
   return nullptr;
+}
+
+// ---- the host tier
+
+std::array<Runner::BlockPart, 2> Runner::parts_of(BlockId arena_block, BlockId host_block) const {
+  FG_CHECK(host_block >= 0 && host_block < num_host_blocks_, host_block, num_host_blocks_);
+  const std::size_t id_bytes = static_cast<std::size_t>(arena_.layout.block_size) * sizeof(std::int32_t);
+  const std::size_t kv_bytes = static_cast<std::size_t>(block_bytes(arena_.layout, arena_.dtype)) - id_bytes;
+  const auto in_arena = static_cast<std::size_t>(arena_block), in_host = static_cast<std::size_t>(host_block);
+  char* const host_ids = host_tier_ + static_cast<std::size_t>(num_host_blocks_) * kv_bytes;
+  return {{{static_cast<char*>(arena_.data) + in_arena * kv_bytes, host_tier_ + in_host * kv_bytes, kv_bytes},
+           {static_cast<char*>(arena_.token_ids.data) + in_arena * id_bytes, host_ids + in_host * id_bytes, id_bytes}}};
+}
+
+void Runner::page(const std::vector<BlockCopy>& outs, const std::vector<BlockCopy>& ins) {
+  if (const FenceId before = std::exchange(paged_in_, 0)) backend_->wait(Stream::kCompute, before);
+  if (!outs.empty()) {
+    for (const BlockCopy& copy : outs)
+      for (const BlockPart& part : parts_of(copy.from, copy.to)) backend_->download(Stream::kCopyOut, part.host, part.arena, part.bytes);
+    // The blocks are others' from now on.
+    backend_->wait(Stream::kCompute, backend_->record(Stream::kCopyOut));
+  }
+  if (!ins.empty()) {
+    // The step in flight may have run ahead of the end of a sequence that had these blocks; and page-outs come first, as above.
+    backend_->wait(Stream::kCopyIn, backend_->record(Stream::kCompute));
+    for (const BlockCopy& copy : ins)
+      for (const BlockPart& part : parts_of(copy.to, copy.from)) backend_->upload(Stream::kCopyIn, part.arena, part.host, part.bytes);
+    // What was read is free to be paged over, and what was written may be paged out again.
+    paged_in_ = backend_->record(Stream::kCopyIn);
+    backend_->wait(Stream::kCopyOut, paged_in_);
+  }
 }
 
 // ---- a step

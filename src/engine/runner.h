@@ -5,8 +5,17 @@
 //
 // A step of decode rows alone is the replay of a graph for the next of a few batch sizes (graph_rows). The largest is captured at
 // start; the engine has the others captured one at a time, between steps or while it is idle.
+//
+// The host tier is pinned memory of whole blocks. With step N - 1 running, what a plan pages goes like this:
+//
+//   compute   | step N-1          w(out) [a] | step N              w(in) | step N+1      [f]: a fence, w(f): waits for it
+//   copy-out  | page out [out]                               w(in)               blocks of victims, collected before: at once
+//   copy-in                             w(a) | page in [in]                      over blocks that step N-1 may have written
+//
+// so that copies shorter than a step hide behind one.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -14,6 +23,7 @@
 
 #include "backend/backend.h"
 #include "engine/batch.h"
+#include "kv/kv_cache.h"
 #include "model/transformer.h"
 
 namespace fastgen {
@@ -54,6 +64,10 @@ class Runner {
   void warm_up(const KvArena& arena);
   // What one captured step takes of the device's memory. `arena` stands for the one to come: nothing is read or written.
   std::size_t measure_graphs(const KvArena& arena);
+  // Of one block, in the arena or the host tier: K, V and token ids.
+  static std::int64_t block_bytes(const KvLayout& layout, DType dtype);
+  // Before start, if there is to be one. Blocks as `arena` has them.
+  void allocate_host_tier(const KvArena& arena, std::int32_t num_blocks);
   // Seals the backend and captures the largest decode step.
   void start(const KvArena& arena);
 
@@ -65,6 +79,10 @@ class Runner {
   BatchShape fit(BatchShape shape);
   // Where the arrays of the next launch are written: BatchWriter(staging(), fit(shape)).
   void* staging() const { return buffers_[next_].staging; }
+
+  // Queues the copies between arena and host tier that a plan asks for, before its step is launched; of every plan, also one without:
+  // its step comes after the page-ins of the plan before.
+  void page(const std::vector<BlockCopy>& outs, const std::vector<BlockCopy>& ins);
 
   struct Wanted {
     bool top = false;                // some sample wants alternatives
@@ -96,11 +114,21 @@ class Runner {
   void queue_step(const BatchShape& shape, std::int32_t num_prompt_top);
   void capture(CapturedStep& step);
   const CapturedStep* find_captured(const BatchShape& shape) const;
+  // K and V, or token ids, of a block: in the arena and in the host tier.
+  struct BlockPart {
+    char* arena = nullptr;
+    char* host = nullptr;
+    std::size_t bytes = 0;
+  };
+  std::array<BlockPart, 2> parts_of(BlockId arena_block, BlockId host_block) const;
 
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Transformer> transformer_;
   KvArena arena_;
   RunnerLimits limits_;
+  char* host_tier_ = nullptr;  // pinned: K and V of all its blocks, then their token ids
+  std::int32_t num_host_blocks_ = 0;
+  FenceId paged_in_ = 0;       // what the next step has to wait for
   void* area_ = nullptr;     // device; see batch.h
   void* results_ = nullptr;  // device
   Tensor block_table_;       // [max_batch, M] i32

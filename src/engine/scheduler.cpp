@@ -17,6 +17,7 @@ class Planner {
   explicit Planner(const SchedulerInput& input)
       : in_(input),
         free_blocks_(input.free_blocks),
+        free_host_blocks_(input.free_host_blocks),
         free_slots_(input.free_state_slots),
         fates_(input.running.size(), Fate::kOpen),
         prompt_dropped_(input.prompts.size(), false) {
@@ -168,7 +169,15 @@ class Planner {
     free_blocks_ += in_.running[idx].num_sole_blocks;
     ++free_slots_;
     plan_.preempted.push_back(in_.running[idx].id);
+    page_out(in_.running[idx]);
     return true;
+  }
+
+  // All that it has or nothing: what is missing would be computed from its beginning anyway.
+  void page_out(const SequenceView& victim) {
+    if (in_.limits.num_host_blocks == 0 || victim.num_held_blocks > free_host_blocks_) return;
+    free_host_blocks_ -= victim.num_held_blocks;
+    plan_.paged_out.push_back(victim.id);
   }
 
   // ---- admission
@@ -189,10 +198,10 @@ class Planner {
       if (!preempt_stuck()) return false;
     while (true) {
       const std::int32_t fork_tokens = fork_tokens_of(sequence);
-      const std::int32_t shared = fork_tokens / in_.limits.block_size;
+      const std::int32_t shared = sequence.is_paged_out ? sequence.num_blocks - sequence.num_held_blocks : fork_tokens / in_.limits.block_size;
       const std::int32_t wanted = blocks_for(sequence.num_tokens) - shared;
-      if (wanted + spoken_for() <= free_blocks_) return admit(sequence, fork_tokens, shared);
-      const bool is_alone = in_.running.empty() && !in_.in_flight && !plan_.has_rows();
+      if (wanted + spoken_for() <= free_blocks_) return sequence.is_paged_out ? page_in(sequence, wanted) : admit(sequence, fork_tokens, shared);
+      const bool is_alone = in_.running.empty() && !in_.in_flight && !plan_.has_rows() && plan_.paged_in.empty();
       if (!preempt_stuck() && !(is_alone && drop_prompt())) return false;
     }
   }
@@ -210,9 +219,20 @@ class Planner {
     return true;
   }
 
+  // `wanted`: blocks for all its tokens. Those after what it has computed are for its rows to take, from the next step on.
+  bool page_in(const SequenceView& sequence, std::int32_t wanted) {
+    plan_.paged_in.push_back(sequence.id);
+    free_blocks_ -= sequence.num_held_blocks;
+    --free_slots_;
+    room_of(sequence) -= kRecordsPerDraw;
+    admitted_need_ += wanted - sequence.num_held_blocks;
+    ++num_admitted_;
+    return true;
+  }
+
   // Its last token is always computed anew: the draw needs its logits.
   std::int32_t fork_tokens_of(const SequenceView& sequence) const {
-    if (sequence.prompt_idx < 0 || prompt_dropped_[static_cast<std::size_t>(sequence.prompt_idx)]) return 0;
+    if (sequence.is_paged_out || sequence.prompt_idx < 0 || prompt_dropped_[static_cast<std::size_t>(sequence.prompt_idx)]) return 0;
     return std::min(sequence.prompt_len, sequence.num_tokens - 1);
   }
 
@@ -232,6 +252,7 @@ class Planner {
   const SchedulerInput& in_;
   StepPlan plan_;
   std::int32_t free_blocks_;
+  std::int32_t free_host_blocks_;
   std::int32_t free_slots_;
   std::int32_t budget_ = 1;         // prefill tokens left in this step
   std::int32_t admitted_need_ = 0;  // blocks for later chunks of sequences admitted in this step
@@ -250,6 +271,7 @@ const SequenceView& find(const std::vector<SequenceView>& sequences, std::int32_
 // Returns the blocks that the row takes.
 std::int32_t check_row(const SchedulerInput& input, const PlannedRow& row, std::vector<std::int64_t>& room) {
   const SequenceView& sequence = find(row.is_admitted ? input.waiting : input.running, row.id);
+  FG_CHECK(!sequence.is_paged_out, row.id);  // its K and V are not there yet
   const std::int32_t block_size = input.limits.block_size;
   FG_CHECK(!sequence.is_done && row.count >= 1, row.id, row.count);
   FG_CHECK(row.start == (row.is_admitted ? row.fork_tokens : sequence.num_computed), row.id, row.start);
@@ -275,7 +297,18 @@ void check_plan(const SchedulerInput& input, const StepPlan& plan) {
     FG_CHECK(!find(input.running, id).in_flight && seen.insert(id).second, id);
     free_blocks += find(input.running, id).num_sole_blocks;
   }
+  std::int64_t free_host_blocks = input.free_host_blocks;
+  for (std::int32_t id : plan.paged_out) {
+    FG_CHECK(std::count(plan.preempted.begin(), plan.preempted.end(), id) == 1, id);
+    free_host_blocks -= find(input.running, id).num_held_blocks;
+  }
+  FG_CHECK(free_host_blocks >= 0, free_host_blocks);
   for (std::int32_t id : plan.too_long) FG_CHECK(seen.insert(id).second, id);
+  for (std::int32_t id : plan.paged_in) {
+    FG_CHECK(find(input.waiting, id).is_paged_out && seen.insert(id).second, id);
+    free_blocks -= find(input.waiting, id).num_held_blocks;
+    --free_slots;
+  }
   for (const PromptView& prompt : input.prompts)
     if (std::count(plan.dropped_prompts.begin(), plan.dropped_prompts.end(), prompt.id))
       free_blocks += prompt.num_sole_blocks;

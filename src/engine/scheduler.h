@@ -5,7 +5,11 @@
 // served, when the blocks for all their tokens are there beside what running prefills still need and one for each
 // running sequence. When a running sequence lacks blocks, it takes, in this order: prompts kept for choices that have
 // not started (the youngest), sequences whose ring is stuck, the youngest of the sequences younger than itself that have no row in
-// the step yet; these are recomputed later. A victim in flight is left out of the step instead and preempted in the next one.
+// the step yet. A victim in flight is left out of the step instead and preempted in the next one. Whoever loses its blocks is paged
+// out where the host tier has room, else recomputed later.
+//
+// One that is paged out is admitted in its turn like others, but without a row: its blocks come back beside this step, so that
+// the next one finds it running where it was.
 //
 // Nobody waits for ever: the oldest sequence can always take from all others or, alone, does not fit in an empty
 // pool and is reported in `too_long`; sequences whose consumer does not take its events keep no one else waiting.

@@ -1,7 +1,8 @@
 // One request inside the engine and its generations. Owned and touched by the engine thread alone.
 //
 //   kBlocked -> kWaiting -> kRunning -> kFinished      kBlocked: a choice n > 1 until the first one's prompt is computed
-//                   ^----------'  preempted: its blocks are gone, its tokens stay and are computed again
+//                   ^----------'  preempted: its blocks are gone, its tokens stay and are computed again, or K and V come back from
+//                                 the host tier
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,7 @@ struct Sequence {
   std::int32_t num_in_flight = 0;       // steps not yet collected that have a row of it
   std::int32_t state_slot = -1;
   TableId table = kNoTable;
+  TableId host_table = kNoTable;  // of the host tier, while it waits paged out
   // For the flight recorder: since when it queues (not started), prefills (started) or decodes (has drawn).
   std::uint64_t phase_ns = 0;
   bool has_drawn = false;

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "backend/cpu/memory.h"
 #include "backend/echo/echo_backend.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -56,6 +57,7 @@ void check_config(const EngineConfig& config) {
   check_range("num_event_rings", config.num_event_rings, 1, 1024);
   check_range("event_ring_size", config.event_ring_size, 4, 1 << 24);
   check_gb("--kv-gb", config.kv_gb);
+  check_gb("--host-kv-gb", config.host_kv_gb);
   check_range("--graphs", config.num_graphs, 0, 256);
   check_gb("--gpu-gb", config.gpu_gb);
   if (!(config.gpu_fraction >= 0 && config.gpu_fraction <= 1))
@@ -103,6 +105,8 @@ class Setup {
     runner_ = std::make_unique<Runner>(std::move(backend_), std::move(transformer), runner_limits());
     const KvArena arena = make_arena();
     lap(fmt::format("arena ({:.2f} GB)", static_cast<double>(info_.kv_bytes) * 1e-9));
+    make_host_tier(arena);
+    if (config_.host_kv_gb > 0) lap(fmt::format("host tier ({:.2f} GB)", static_cast<double>(info_.host_kv_bytes) * 1e-9));
     runner_->start(arena);
     lap("first captured step");
     fill_info();
@@ -164,6 +168,7 @@ class Setup {
     const auto bytes = [](std::size_t count) { return static_cast<std::int64_t>(count); };
     const std::int64_t free_bytes = bytes(backend_->free_bytes());
     const bool has_gpu = is_gpu(config_.backend);
+    check_host_tier_fits();
     if (free_bytes == 0 && !has_gpu) return;  // the system does not tell
     MemorySum sum;
     sum.add(fmt::format("weights ({:.1f}M x {})", static_cast<double>(info_.num_parameters) / 1e6, dtype_name(dtype_)), weight_bytes());
@@ -172,8 +177,18 @@ class Setup {
     sum.add("step buffers", bytes(Runner::device_bytes(runner_limits())));
     if (has_gpu) sum.add("graphs and libraries", gpu_reserve_bytes(0));
     const auto kv_bytes = static_cast<std::int64_t>(config_.kv_gb * 1e9);
-    sum.add("KV cache at least", std::max(kv_bytes, block_bytes(kv_layout(), backend_->activation_types(dtype_).kv)));
+    sum.add("KV cache at least", std::max(kv_bytes, Runner::block_bytes(kv_layout(), backend_->activation_types(dtype_).kv)));
+    if (!has_gpu && config_.host_kv_gb > 0) sum.add("host tier", host_tier_bytes());
     sum.check_fits(free_bytes, has_gpu ? "--gpu-gb, --gpu-fraction: not enough GPU memory" : "not enough memory");
+  }
+
+  std::int64_t host_tier_bytes() const { return static_cast<std::int64_t>(config_.host_kv_gb * 1e9); }
+
+  // On a GPU it is the only large thing in host memory, on the CPU one term of the sum.
+  void check_host_tier_fits() const {
+    const auto free_bytes = static_cast<std::int64_t>(free_memory_bytes());
+    if (free_bytes > 0 && host_tier_bytes() > free_bytes)
+      throw Error(fmt::format("--host-kv-gb {}: {:.2f} GB of memory are free", config_.host_kv_gb, static_cast<double>(free_bytes) * 1e-9));
   }
 
   std::int64_t gpu_reserve_bytes(std::int64_t graph_bytes) const {
@@ -215,18 +230,14 @@ class Setup {
   }
 
   KvLayout kv_layout() const { return {model_.num_layers, model_.num_kv_heads, limits_.block_size, model_.head_dim}; }
-  // Of one block: K, V and token ids.
-  static std::int64_t block_bytes(const KvLayout& layout, DType dtype) {
-    return layout.block_elements() * static_cast<std::int64_t>(dtype_bytes(dtype)) + layout.block_size * std::int64_t{sizeof(std::int32_t)};
-  }
 
   // As many blocks as may be had, beside so many bytes that something else will want.
   std::int64_t num_blocks(std::int64_t reserved_bytes) const {
-    const std::int64_t one = block_bytes(kv_layout(), kv_dtype());
+    const std::int64_t one = Runner::block_bytes(kv_layout(), kv_dtype());
     const auto free_bytes = static_cast<double>(runner_->backend().free_bytes());
     const double bytes = config_.kv_gb > 0        ? config_.kv_gb * 1e9
                          : is_gpu(config_.backend) ? free_bytes - static_cast<double>(reserved_bytes)
-                                                   : free_bytes / 4;
+                                                   : (free_bytes - static_cast<double>(host_tier_bytes())) / 4;
     // More than every sequence at full length can never be used.
     const std::int64_t useful = (limits_.max_batch + 1) * max_seq_blocks();
     const std::int64_t affordable = static_cast<std::int64_t>(bytes / static_cast<double>(one) + 1e-6);
@@ -252,8 +263,25 @@ class Setup {
     arena.token_ids = device_tensor(backend, DType::kI32, {num_slots});
     limits_.num_blocks = static_cast<std::int32_t>(arena.num_blocks);
     info_.kv_tokens = num_slots;
-    info_.kv_bytes = arena.num_blocks * block_bytes(arena.layout, arena.dtype);
+    info_.kv_bytes = arena.num_blocks * Runner::block_bytes(arena.layout, arena.dtype);
     return arena;
+  }
+
+  void make_host_tier(const KvArena& arena) {
+    if (config_.host_kv_gb == 0) return;
+    const std::int64_t one = Runner::block_bytes(arena.layout, arena.dtype);
+    const std::int64_t count = std::min<std::int64_t>(static_cast<std::int64_t>(config_.host_kv_gb * 1e9 / static_cast<double>(one) + 1e-6),
+                                                      std::numeric_limits<BlockId>::max());
+    if (count < 1)
+      throw Error(fmt::format("--host-kv-gb: {:.6f} GB hold no block of {} tokens ({} bytes)", config_.host_kv_gb, limits_.block_size, one));
+    limits_.num_host_blocks = static_cast<std::int32_t>(count);
+    info_.host_kv_bytes = count * one;
+    info_.host_kv_tokens = count * limits_.block_size;
+    try {
+      runner_->allocate_host_tier(arena, limits_.num_host_blocks);
+    } catch (const Error& error) {  // there may be less to pin than is free
+      throw Error(fmt::format("--host-kv-gb {}: {}", config_.host_kv_gb, error.what()));
+    }
   }
 
   // A captured step has the arena's address and size in it, so the one that is measured is captured over a stand-in of the size

@@ -28,6 +28,7 @@ struct Step {
   std::vector<StepRow> rows;  // decode rows first
   std::int32_t num_decodes = 0;
   std::vector<BlockCopy> copies;
+  std::vector<BlockCopy> page_outs, page_ins;  // from the arena to the host tier, and from there; both before the step
   Runner::Wanted wanted;
   FenceId fence = 0;
   StepResult result;

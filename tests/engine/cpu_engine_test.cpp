@@ -49,7 +49,7 @@ void check_same(const Answers& a, const Answers& b, const Closeness& closeness, 
   CHECK(static_cast<double>(num_compared) >= closeness.compared_min * static_cast<double>(num_tokens));
 }
 
-// `count` requests in one batch, and the same alone, in chunks with few blocks, and with the lag of one step.
+// `count` requests in one batch, and the same alone, in chunks with few blocks, there with a host tier too, and with the lag of one step.
 void compare_ways(EngineConfig config, std::size_t count, const Closeness& closeness) {
   check_every_step = true;
   std::mt19937_64 random(seed());
@@ -69,13 +69,17 @@ void compare_ways(EngineConfig config, std::size_t count, const Closeness& close
     alone.num_graphs = 0;
     small.max_prefill = 5;
     small.kv_gb = 9 * block_gb;
+    EngineConfig paged = small;
+    paged.host_kv_gb = 500 * block_gb;
+    if (config.backend == "cpu") paged.backend = "late";
     // Without graphs, or on the CPU with the lag of one step.
     if (config.backend == "cpu") other_order.backend = "late";
     if (config.backend != "cpu") other_order.num_graphs = 0;
-    for (const EngineConfig& other : {alone, small, other_order}) {
+    for (const EngineConfig& other : {alone, small, paged, other_order}) {
       auto engine = Engine::create(other);
       check_same(expected, run_all(*engine, requests), closeness, temperature == 0);
       check_idle(*engine);
+      CHECK(engine->stats().num_page_ins == (other.host_kv_gb > 0 ? engine->stats().num_preemptions : 0));
     }
   }
 }

@@ -188,7 +188,7 @@ void check_begun(const Answer& answer, const Answer& expected) {
 void check_idle(Engine& engine) {
   // The stats of the last step may come a moment after its events.
   EngineStats stats = engine.stats();
-  for (int i = 0; i < 1000 && (stats.num_running > 0 || stats.num_free_blocks != stats.num_blocks); ++i) {
+  for (int i = 0; i < 1000 && (stats.num_running > 0 || stats.num_free_blocks != stats.num_blocks || stats.num_free_host_blocks != stats.num_host_blocks); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     stats = engine.stats();
   }
@@ -196,6 +196,7 @@ void check_idle(Engine& engine) {
   CHECK(stats.num_running == 0);
   CHECK(stats.num_waiting == 0);
   CHECK(stats.num_free_blocks == stats.num_blocks);
+  CHECK(stats.num_free_host_blocks == stats.num_host_blocks);
   CHECK(!stats.failed);
 }
 

@@ -79,11 +79,26 @@ TEST_CASE("engine: the same tokens whatever the batch, chunks, pool, ring, graph
          config.max_batch = 64;
          config.kv_gb = echo_kv_gb(40, config.block_size);
        }},
+      {"tiny pool, host tier", [](EngineConfig& config) {
+         config.kv_gb = echo_kv_gb(26, config.block_size);
+         config.host_kv_gb = echo_kv_gb(500, config.block_size);
+       }},
+      {"tiny pool, tiny host tier, large batch", [](EngineConfig& config) {
+         config.max_batch = 64;
+         config.kv_gb = echo_kv_gb(40, config.block_size);
+         config.host_kv_gb = echo_kv_gb(30, config.block_size);
+       }},
       {"tiny ring", [](EngineConfig& config) { config.event_ring_size = 8; }},
       {"tiny ring and pool, large batch", [](EngineConfig& config) {
          config.event_ring_size = 4;
          config.max_batch = 32;
          config.kv_gb = echo_kv_gb(40, config.block_size);
+       }},
+      {"tiny ring and pool, host tier, large batch", [](EngineConfig& config) {
+         config.event_ring_size = 4;
+         config.max_batch = 32;
+         config.kv_gb = echo_kv_gb(40, config.block_size);
+         config.host_kv_gb = echo_kv_gb(100, config.block_size);
        }},
   };
   const std::vector<Request> requests = random_requests(random, 60);
@@ -99,6 +114,7 @@ TEST_CASE("engine: the same tokens whatever the batch, chunks, pool, ring, graph
       check_idle(*engine);
       const EngineStats stats = engine->stats();
       if (std::string(variant.name).starts_with("tiny pool")) CHECK(stats.num_preemptions > 0);
+      if (std::string(variant.name).starts_with("tiny pool")) CHECK((stats.num_page_ins > 0) == (echo.config.host_kv_gb > 0));
       if (std::string(variant.name).starts_with("tiny ring")) CHECK(stats.num_ring_waits > 0);
       CHECK((stats.num_graph_steps > 0) == (std::string(variant.name) != "no graphs"));
     }
@@ -311,6 +327,10 @@ TEST_CASE("engine: what is wrong with a configuration is named") {
   CHECK(names(fault([](auto& config) { config.kv_gb = 1e-9; }), "--kv-gb"));
   CHECK(names(fault([](auto& config) { config.kv_gb = 1e300; }), "--kv-gb must be between 0 and 1000000"));
   CHECK(names(fault([](auto& config) { config.kv_gb = std::nan(""); }), "--kv-gb must be between 0 and 1000000"));
+  CHECK(names(fault([](auto& config) { config.host_kv_gb = 1e-9; }), "--host-kv-gb: 0.000000 GB hold no block of 4 tokens"));
+  CHECK(names(fault([](auto& config) { config.host_kv_gb = -1; }), "--host-kv-gb must be between 0 and 1000000"));
+  CHECK(names(fault([](auto& config) { config.host_kv_gb = std::nan(""); }), "--host-kv-gb must be between 0 and 1000000"));
+  CHECK(names(fault([](auto& config) { config.host_kv_gb = 1e6; }), "--host-kv-gb 1000000: "));
   CHECK(names(fault([](auto& config) { config.gpu_gb = -1; }), "--gpu-gb must be between 0 and 1000000"));
   CHECK(names(fault([](auto& config) { config.block_size = 0; }), "--block-size"));
   CHECK(names(fault([](auto& config) { config.max_model_len = 100'000; }), "--max-model-len"));

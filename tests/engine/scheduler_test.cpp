@@ -28,7 +28,7 @@ SequenceView waiting_view(std::int32_t id, std::int32_t prompt_len) {
 // One that has computed all but its last token.
 SequenceView decoding_view(std::int32_t id, std::int32_t num_tokens, std::int32_t num_blocks) {
   return {.id = id, .age = static_cast<std::uint64_t>(id), .prompt_len = 1, .num_tokens = num_tokens,
-          .num_computed = num_tokens - 1, .num_blocks = num_blocks, .num_sole_blocks = num_blocks};
+          .num_computed = num_tokens - 1, .num_blocks = num_blocks, .num_held_blocks = num_blocks, .num_sole_blocks = num_blocks};
 }
 
 bool same(const StepPlan& a, const StepPlan& b) {
@@ -38,7 +38,8 @@ bool same(const StepPlan& a, const StepPlan& b) {
              p.new_blocks == q.new_blocks && p.num_follower_draws == q.num_follower_draws && p.num_records == q.num_records;
     });
   };
-  return a.dropped_prompts == b.dropped_prompts && a.preempted == b.preempted && a.too_long == b.too_long &&
+  return a.dropped_prompts == b.dropped_prompts && a.preempted == b.preempted && a.paged_out == b.paged_out && a.paged_in == b.paged_in &&
+         a.too_long == b.too_long &&
          same_rows(a.decodes, b.decodes) && same_rows(a.chunks, b.chunks);
 }
 
@@ -46,10 +47,12 @@ bool same(const StepPlan& a, const StepPlan& b) {
 // ring, prompts whose logprobs go there take many steps, while younger sequences decode.
 class Simulation {
  public:
-  Simulation(std::mt19937_64& random, int lag, bool has_narrow_ring) : random_(random), lag_(lag), has_narrow_ring_(has_narrow_ring) {
+  Simulation(std::mt19937_64& random, int lag, bool has_narrow_ring, std::int32_t num_host_blocks)
+      : random_(random), lag_(lag), has_narrow_ring_(has_narrow_ring) {
     input_ = empty_input();
     input_.limits.num_blocks = input_.free_blocks = 12 + below(20);
     input_.limits.max_batch = input_.free_state_slots = 1 + below(10);
+    input_.limits.num_host_blocks = input_.free_host_blocks = num_host_blocks;
     input_.limits.prefill_busy = 1 + below(16);
     input_.limits.prefill_idle = input_.limits.prefill_busy + below(32);
   }
@@ -73,8 +76,9 @@ class Simulation {
       turn();
     }
     CHECK(input_.free_blocks == input_.limits.num_blocks);
+    CHECK(input_.free_host_blocks == input_.limits.num_host_blocks);
   }
-  int num_preempted = 0;
+  int num_preempted = 0, num_paged_out = 0, num_paged_in = 0;
 
  private:
   std::int32_t below(std::int32_t bound) { return static_cast<std::int32_t>(random_() % static_cast<std::uint64_t>(bound)); }
@@ -87,7 +91,8 @@ class Simulation {
     REQUIRE(same(plan, plan_step(input_)));
     REQUIRE(plan.too_long.empty());
     if (!has_narrow_ring_) check_fairness(plan);
-    for (std::int32_t id : plan.preempted) preempt(id);
+    for (std::int32_t id : plan.preempted) preempt(id, std::count(plan.paged_out.begin(), plan.paged_out.end(), id) > 0);
+    for (std::int32_t id : plan.paged_in) page_in(id);
     for (const auto* rows : {&plan.decodes, &plan.chunks})
       for (const PlannedRow& row : *rows) carry_out(row);
     if (plan.has_rows()) in_flight_.push_back(plan);
@@ -100,6 +105,7 @@ class Simulation {
     for (const auto* rows : {&plan.decodes, &plan.chunks})
       for (const PlannedRow& row : *rows)
         if (row.is_admitted) youngest = std::max<std::uint64_t>(youngest, static_cast<std::uint64_t>(row.id)), ++num_admitted;
+    for (std::int32_t id : plan.paged_in) youngest = std::max<std::uint64_t>(youngest, static_cast<std::uint64_t>(id)), ++num_admitted;
     for (const SequenceView& view : input_.waiting) num_admitted -= view.age <= youngest && num_admitted > 0;
     CHECK(num_admitted == 0);
     // A victim is younger than everyone who runs on.
@@ -115,19 +121,36 @@ class Simulation {
   static void put(std::vector<SequenceView>& to, const SequenceView& view) {
     to.insert(std::find_if(to.begin(), to.end(), [&](const auto& other) { return other.age > view.age; }), view);
   }
-  void preempt(std::int32_t id) {
+  void preempt(std::int32_t id, bool is_paged_out) {
     SequenceView view = take(input_.running, id);
     ++num_preempted;
     input_.free_blocks += view.num_blocks;
     ++input_.free_state_slots;
-    view.num_computed = view.num_blocks = view.num_sole_blocks = 0;
+    view.num_sole_blocks = 0;
+    view.is_paged_out = is_paged_out;
+    num_paged_out += is_paged_out;
+    if (is_paged_out) {
+      input_.free_host_blocks -= view.num_blocks;
+    } else {
+      view.num_computed = view.num_blocks = view.num_held_blocks = 0;
+    }
     put(input_.waiting, view);
+  }
+  void page_in(std::int32_t id) {
+    SequenceView view = take(input_.waiting, id);
+    ++num_paged_in;
+    input_.free_blocks -= view.num_blocks;
+    input_.free_host_blocks += view.num_blocks;
+    --input_.free_state_slots;
+    view.num_sole_blocks = view.num_blocks;
+    view.is_paged_out = false;
+    put(input_.running, view);
   }
   void carry_out(const PlannedRow& row) {
     SequenceView view = take(row.is_admitted ? input_.waiting : input_.running, row.id);
     if (row.is_admitted) --input_.free_state_slots;
     view.num_blocks += row.new_blocks;
-    view.num_sole_blocks = view.num_blocks;
+    view.num_held_blocks = view.num_sole_blocks = view.num_blocks;
     REQUIRE(view.num_blocks >= blocks_for(row.start + row.count, input_.limits.block_size));
     input_.free_blocks -= row.new_blocks;
     view.num_computed = row.start + row.count;
@@ -169,14 +192,20 @@ class Simulation {
 
 TEST_CASE("scheduler: random loads end, within budget and blocks, first come first served") {
   std::mt19937_64 random(test::seed());
-  int num_preempted = 0;
+  int num_preempted = 0, num_paged_out = 0;
   for (int round = 0; round < 200; ++round) {
-    Simulation simulation(random, round % 2, round % 4 >= 2);
+    const std::int32_t num_host_blocks = round % 3 == 0 ? 0 : round % 3 == 1 ? 10 : 1000;
+    Simulation simulation(random, round % 2, round % 4 >= 2, num_host_blocks);
     simulation.submit(25);
     simulation.run();
     num_preempted += simulation.num_preempted;
+    num_paged_out += simulation.num_paged_out;
+    CHECK(simulation.num_paged_in == simulation.num_paged_out);
+    if (num_host_blocks == 0) CHECK(simulation.num_paged_out == 0);
+    if (num_host_blocks == 1000) CHECK(simulation.num_paged_out == simulation.num_preempted);
   }
-  CHECK(num_preempted > 0);
+  CHECK(num_paged_out > 0);
+  CHECK(num_preempted > num_paged_out);
 }
 
 TEST_CASE("scheduler: decode rows come first and cut the prefill budget") {
@@ -320,4 +349,60 @@ TEST_CASE("scheduler: prompt logprobs make chunks as small as the ring has room"
   plan = plan_step(input);
   CHECK(plan.chunks[0].num_targets == 9);
   CHECK(plan.chunks[0].first_target == 21);
+}
+
+TEST_CASE("scheduler: victims are paged out as far as the host tier has room, the others are recomputed") {
+  SchedulerInput input = empty_input();
+  input.free_blocks = 0;
+  input.limits.num_host_blocks = 10;
+  input.free_host_blocks = 4;
+  input.running = {decoding_view(1, 9, 2), decoding_view(2, 9, 3), decoding_view(3, 9, 2)};
+  input.running[2].num_sole_blocks = 0;  // all shared: it frees nothing, and the next one has to go too
+  StepPlan plan = plan_step(input);
+  check_plan(input, plan);
+  CHECK(plan.preempted == std::vector<std::int32_t>{3, 2});
+  CHECK(plan.paged_out == std::vector<std::int32_t>{3});
+  input.free_host_blocks = 5;
+  plan = plan_step(input);
+  check_plan(input, plan);
+  CHECK(plan.paged_out == std::vector<std::int32_t>{3, 2});
+}
+
+TEST_CASE("scheduler: one that is paged out comes back when all its blocks are there, and has its row in the next step") {
+  SchedulerInput input = empty_input();
+  input.limits.num_host_blocks = 10;
+  input.free_host_blocks = 7;
+  SequenceView away = decoding_view(3, 13, 3);
+  away.is_paged_out = true;
+  away.num_sole_blocks = 0;
+  input.waiting = {away, waiting_view(4, 6)};
+  input.free_blocks = 3;  // its next token takes a fourth
+  StepPlan plan = plan_step(input);
+  CHECK(!plan.changes_anything());
+  input.free_blocks = 7;  // and the younger one two, beside what may be the next of the first
+  plan = plan_step(input);
+  check_plan(input, plan);
+  CHECK(plan.paged_in == std::vector<std::int32_t>{3});
+  CHECK(plan.decodes.empty());
+  REQUIRE(plan.chunks.size() == 1);
+  CHECK(plan.chunks[0].id == 4);
+  input.free_blocks = 6;
+  CHECK(!plan_step(input).has_rows());
+  // A prompt's end that it could fork is no use to it.
+  input.free_blocks = 4;
+  input.prompts = {{.id = 3, .num_sole_blocks = 0}};
+  input.waiting[0].prompt_idx = 0;
+  CHECK(plan_step(input).paged_in == std::vector<std::int32_t>{3});
+  // Behind a window two blocks were given up: it needs two fewer.
+  input.waiting[0].num_held_blocks = 1;
+  input.free_blocks = 2;
+  plan = plan_step(input);
+  check_plan(input, plan);
+  CHECK(plan.paged_in == std::vector<std::int32_t>{3});
+  // No state slot, or no room in its ring: it stays.
+  input.free_state_slots = 0;
+  CHECK(!plan_step(input).changes_anything());
+  input.free_state_slots = 1;
+  input.rings[0].room = 1;
+  CHECK(!plan_step(input).changes_anything());
 }

@@ -67,6 +67,7 @@ Round random_round(const std::filesystem::path& folder, std::mt19937_64& random,
   const bool is_tight = round_idx == 0;
   config.block_size = one_of({1, 4, 16});
   config.kv_gb = echo_kv_gb(100 / config.block_size + 1 + (is_tight ? 0 : one_of({0, 2, 10})), config.block_size);
+  config.host_kv_gb = echo_kv_gb(is_tight ? 400 / config.block_size : one_of({0, 0, 30, 400}), config.block_size);
   config.max_batch = is_tight ? 16 : one_of({1, 4, 16});
   config.max_prefill = one_of({3, 32, 256});
   config.max_queue = one_of({4, 32});
@@ -212,6 +213,7 @@ class Stress {
     CHECK(stats.tickets_in_use == 0);
     CHECK(stats.num_waiting == 0);
     CHECK((!stats.failed || round_.ending == Ending::kBackendFails));
+    CHECK(stats.num_free_host_blocks == stats.num_host_blocks);
     if (round_.ending == Ending::kAllAnswered) check_idle(*engine_);
   }
 
@@ -237,7 +239,7 @@ TEST_CASE("engine: many threads, slow consumers, cancels and a tiny pool: every 
   std::mt19937_64 random(seed());
   TempDir dir;
   write_config(dir.path());
-  std::uint64_t num_preemptions = 0, num_ring_waits = 0;
+  std::uint64_t num_preemptions = 0, num_ring_waits = 0, num_page_ins = 0;
   std::size_t num_cancelled = 0;
   for (int i = 0; i < num_rounds; ++i) {
     const Round round = random_round(dir.path(), random, i);
@@ -246,10 +248,12 @@ TEST_CASE("engine: many threads, slow consumers, cancels and a tiny pool: every 
     stress.run();
     num_preemptions += stress.stats().num_preemptions;
     num_ring_waits += stress.stats().num_ring_waits;
+    num_page_ins += stress.stats().num_page_ins;
     num_cancelled += stress.num_cancelled();
   }
-  MESSAGE(num_preemptions, " preemptions, ", num_ring_waits, " waits for a ring, ", num_cancelled, " choices cancelled");
+  MESSAGE(num_preemptions, " preemptions, ", num_page_ins, " page-ins, ", num_ring_waits, " waits for a ring, ", num_cancelled, " choices cancelled");
   CHECK(num_preemptions > 0);
   CHECK(num_ring_waits > 0);
+  CHECK(num_page_ins > 0);
   CHECK(num_cancelled > 0);
 }

@@ -69,6 +69,8 @@ class CheckBackend final : public ForwardingBackend {
   // ---- order; the reference runs everything at once, in the order of the calls
   void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override {
     inner().upload(stream, device, pinned, bytes);
+    // What is paged in may still be on its way out of the device; then it is there when the tested one has read it.
+    if (stream == Stream::kCopyIn) inner().host_wait(inner().record(stream));
     reference_->upload(stream, of_reference(device), pinned, bytes);
   }
   bool has_graphs() const override { return false; }
