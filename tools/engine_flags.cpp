@@ -39,6 +39,8 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
   size("--block-size", config.block_size, "Tokens in a block of the KV cache")->check(CLI::Range(1, 1024));
   flag("--kv-gb", config.kv_gb, "KV cache, 1e9 bytes; 0: on the CPU a quarter of free memory, on a GPU all that is left")
       ->check(CLI::Range(0.0, 1e6))->capture_default_str();
+  flag("--host-kv-gb", config.host_kv_gb, "Host tier: pinned memory for the KV of preempted sequences, 1e9 bytes; 0: they are recomputed")
+      ->check(CLI::Range(0.0, 1e6))->capture_default_str();
   flag("--gpu-gb", config.gpu_gb, "GPU: all that the process may take, 1e9 bytes")->check(CLI::Range(0.0, 1e6));
   flag("--gpu-fraction", config.gpu_fraction, "GPU: the same as a share of the card (without both: 0.9)")->check(CLI::Range(0.0, 1.0));
   size("--graphs", config.num_graphs, "Batch sizes whose decode steps are captured and replayed; 0: none");

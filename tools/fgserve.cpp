@@ -123,6 +123,8 @@ void print_banner(const Flags& flags, const EngineInfo& info, const server::Serv
   log_info("memory   weights {:.2f} GB, KV cache {:.2f} GB: {} tokens in blocks of {}; context {} tokens, batch {}, queue {}",
            static_cast<double>(info.weight_bytes) / 1e9, static_cast<double>(info.kv_bytes) / 1e9, info.kv_tokens,
            info.block_size, info.max_model_len, info.max_batch, info.max_queue);
+  if (info.host_kv_tokens > 0)
+    log_info("         host tier {:.2f} GB: {} tokens of preempted sequences", static_cast<double>(info.host_kv_bytes) / 1e9, info.host_kv_tokens);
   log_info("sampling where a request does not say: {}", describe(info.sampling));
   log_info("ready    {}/v1", server.url());
 }

@@ -53,6 +53,8 @@ void write_counts(JsonWriter& json, const EngineStats& stats) {
   json.field("tickets_in_use", stats.tickets_in_use).field("waiting", stats.num_waiting).field("running", stats.num_running);
   json.field("blocks", stats.num_blocks).field("free_blocks", stats.num_free_blocks).field("steps", stats.num_steps);
   json.field("finished", stats.num_finished).field("preemptions", stats.num_preemptions).field("ring_waits", stats.num_ring_waits);
+  json.field("page_outs", stats.num_page_outs).field("page_ins", stats.num_page_ins);
+  json.field("host_blocks", stats.num_host_blocks).field("free_host_blocks", stats.num_free_host_blocks);
 }
 
 }  // namespace

@@ -102,9 +102,12 @@ class MetricsText {
 void write_engine(MetricsText& text, const std::string& prefix, const EngineStats& stats) {
   text.gauge("num_requests_running", "Sequences in the batch.", stats.num_running);
   text.gauge("num_requests_waiting", "Sequences that wait for their first step, or for blocks that they lost.", stats.num_waiting);
-  const double used = stats.num_blocks > 0 ? 1 - static_cast<double>(stats.num_free_blocks) / static_cast<double>(stats.num_blocks) : 0;
-  text.gauge("kv_cache_usage_perc", "Part of the KV cache that is in use, 0 to 1.", used);
-  text.counter("num_preemptions_total", "Sequences that gave up their blocks and were computed again.", stats.num_preemptions);
+  const auto used = [](std::int64_t num_free, std::int64_t num_blocks) {
+    return num_blocks > 0 ? 1 - static_cast<double>(num_free) / static_cast<double>(num_blocks) : 0;
+  };
+  text.gauge("kv_cache_usage_perc", "Part of the KV cache that is in use, 0 to 1.", used(stats.num_free_blocks, stats.num_blocks));
+  text.gauge("cpu_cache_usage_perc", "Part of the host tier that is in use, 0 to 1.", used(stats.num_free_host_blocks, stats.num_host_blocks));
+  text.counter("num_preemptions_total", "Sequences that gave up their blocks, to be computed again or paged in.", stats.num_preemptions);
   text.steps(prefix, "iteration_tokens_total", "Tokens computed in a step.", stats.step_tokens, 1);
 }
 
@@ -148,6 +151,10 @@ void write_steps(MetricsText& text, const EngineStats& stats) {
   text.own_counter("ring_waits_total", "Times that a sequence was left out of a step because its consumer was behind.", stats.num_ring_waits);
   text.own_gauge("kv_blocks", "Blocks of the KV cache.", stats.num_blocks);
   text.own_gauge("kv_blocks_free", "Of these, free.", stats.num_free_blocks);
+  text.own_gauge("host_kv_blocks", "Blocks of the host tier.", stats.num_host_blocks);
+  text.own_gauge("host_kv_blocks_free", "Of these, free.", stats.num_free_host_blocks);
+  text.own_counter("page_outs_total", "Preempted sequences whose K and V went to the host tier.", stats.num_page_outs);
+  text.own_counter("page_ins_total", "Sequences that came back from there.", stats.num_page_ins);
   text.own_gauge("tickets_in_use", "Requests between admission and the end of their answer.", stats.tickets_in_use);
 }
 

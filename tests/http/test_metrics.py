@@ -87,7 +87,7 @@ def test_vllm_names(tiny_model):
     """vLLM's dashboards look for these."""
     with Server(tiny_model, *SMALL, "--metrics-compat", "vllm") as server:
         families = scrape(server)
-        for name in """num_requests_running num_requests_waiting kv_cache_usage_perc num_preemptions prompt_tokens generation_tokens
+        for name in """num_requests_running num_requests_waiting kv_cache_usage_perc cpu_cache_usage_perc num_preemptions prompt_tokens generation_tokens
             request_success iteration_tokens_total time_to_first_token_seconds inter_token_latency_seconds e2e_request_latency_seconds
             request_queue_time_seconds request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens
             request_inference_time_seconds request_max_num_generation_tokens request_generation_tokens request_params_max_tokens request_params_n request_time_per_output_token_seconds""".split():
@@ -95,6 +95,17 @@ def test_vllm_names(tiny_model):
             assert "fastgen:" + name not in families
         assert "fastgen:http_requests" in families and families["vllm:iteration_tokens_total"].type == "histogram"
         server.check_end()
+
+
+def test_the_host_tier_is_told(tiny_model):
+    """Blocks of 64 tokens of echo are 1,280 bytes; the start-up line, the metrics and /health say what there is of them."""
+    with Server(tiny_model, *SMALL, "--host-kv-gb", "0.0128") as server:
+        families = scrape(server)
+        assert value(families, "fastgen:host_kv_blocks") == value(families, "fastgen:host_kv_blocks_free") == 10000
+        assert value(families, "fastgen:cpu_cache_usage_perc") == value(families, "fastgen:page_outs_total") == 0
+        assert server.health()["host_blocks"] == 10000
+        server.check_end()
+    assert any("host tier 0.01 GB: 640000 tokens" in line for line in server.log)
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(echo):

@@ -34,6 +34,16 @@ TEST_CASE("Llama 3.1 8B on an H200: what is left holds some nine hundred thousan
   CHECK(sequences_of(input, memory, 8193) == memory.num_blocks / 129);  // one more token needs one more block
 }
 
+// A block of 64 tokens is 64 x (131,072 + 4) bytes, the ids included.
+TEST_CASE("the host tier is whole blocks beside the card's memory") {
+  PlanInput input = on_h200("llama-3.1-8b");
+  const MemoryPlan without = plan_memory(input);
+  CHECK(without.num_host_blocks == 0);
+  input.host_kv_gb = 100;
+  CHECK(plan_memory(input).num_host_blocks == 100'000'000'000 / (64 * 131076));
+  CHECK(plan_memory(input).num_blocks == without.num_blocks);
+}
+
 TEST_CASE("70B in bfloat16 does not fit on one H200, in two thirds of a card more it does") {
   PlanInput input = on_h200("r1-distill-llama-70b");
   CHECK(plan_memory(input).weights > input.card.memory_bytes);

@@ -31,6 +31,18 @@ def test_the_record_says_what_where_and_when(programs, tiny, tmp_path):
     assert f"{9 * 33} prompt and {9 * 17} output tokens" in run.stdout
 
 
+def test_what_is_preempted_is_paged(programs, tiny, tmp_path):
+    """40 blocks of 4 tokens, 20 bytes each: eight sequences of 72 tokens do not fit beside each other."""
+    path = tmp_path / "out.json"
+    run = bench(programs, "offline", tiny, "--backend", "slow:5:echo", "--case", "8x32+40", "--block-size", 4, "--kv-gb", 40 * 4 * 20e-9,
+                "--host-kv-gb", 1000 * 4 * 20e-9, "--max-model-len", 160, "--warmup", 0, "--json", path)
+    assert run.returncode == 0, run.stderr
+    results = json.loads(path.read_text())["results"]
+    assert 0 < results["num_page_ins"] == results["num_page_outs"] == results["num_preemptions"]
+    assert f"({results['num_page_outs']} paged out, {results['num_page_ins']} paged in)" in run.stdout
+    assert json.loads(path.read_text())["config"]["host_kv_tokens"] == 4000
+
+
 def test_more_requests_than_tickets_all_finish(programs, tiny):
     run = bench(programs, "offline", tiny, "--backend", "echo", "--num-prompts", 1500, "--prompt-len", 8, "--decode-len", 3,
                 "--kv-gb", 0.1)

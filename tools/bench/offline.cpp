@@ -116,6 +116,8 @@ EngineStats difference(const EngineStats& before, EngineStats after) {
   after.num_steps -= before.num_steps;
   after.num_graph_steps -= before.num_graph_steps;
   after.num_preemptions -= before.num_preemptions;
+  after.num_page_outs -= before.num_page_outs;
+  after.num_page_ins -= before.num_page_ins;
   after.num_ring_waits -= before.num_ring_waits;
   return after;
 }

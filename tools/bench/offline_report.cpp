@@ -34,6 +34,7 @@ void write_config(JsonWriter& json, const OfflineOptions& options, const EngineI
       .field("max_prefill", options.engine.max_prefill)
       .field("block_size", info.block_size)
       .field("kv_tokens", info.kv_tokens)
+      .field("host_kv_tokens", info.host_kv_tokens)
       .field("num_prompts", first.num_prompts)
       .field("prompt_len", first.prompt_len)
       .field("decode_len", first.decode_len)
@@ -85,6 +86,8 @@ void write_results(JsonWriter& json, const OfflineRun& run, const EngineInfo& in
   json.field("num_steps", run.stats.num_steps)
       .field("num_graph_steps", run.stats.num_graph_steps)
       .field("num_preemptions", run.stats.num_preemptions)
+      .field("num_page_outs", run.stats.num_page_outs)
+      .field("num_page_ins", run.stats.num_page_ins)
       .field("load_s", info.load_seconds);
   if (run.ceiling) write_ceiling(json, f, *run.ceiling);
   if (run.trace) write_trace(json, *run.trace);
@@ -146,8 +149,8 @@ void print_run(const OfflineRun& run) {
   spread("first token", f.ttft_ms);
   spread("each next token", f.tpot_ms);
   spread("step", f.step_ms);
-  fmt::print("\n{} prompt and {} output tokens in {:.3f} s, {} steps, {} preemptions\n", f.prompt_tokens,
-             f.output_tokens, f.wall_s, run.stats.num_steps, run.stats.num_preemptions);
+  fmt::print("\n{} prompt and {} output tokens in {:.3f} s, {} steps, {} preemptions ({} paged out, {} paged in)\n", f.prompt_tokens,
+             f.output_tokens, f.wall_s, run.stats.num_steps, run.stats.num_preemptions, run.stats.num_page_outs, run.stats.num_page_ins);
   if (run.trace) print_trace(*run.trace);
   std::fflush(stdout);
 }

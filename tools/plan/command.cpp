@@ -31,6 +31,7 @@ struct Options {
   std::int32_t block_size = 64, max_batch = 256, max_prefill = 8192;
   std::vector<std::int64_t> lengths = {1024, 4096, 8192, 32768, 131072};
   std::int64_t prompt = 1024;
+  double host_kv_gb = 0;
 };
 
 DType dtype_of(const std::string& name, const ModelConfig& model) {
@@ -98,6 +99,9 @@ void print_memory(const PlanInput& input, const MemoryPlan& memory) {
              gb(memory.rope_table), gb(memory.kv_room));
   fmt::print("  KV: {:.0f} bytes per token\n", memory.kv_per_token);
   if (memory.num_blocks > 0) fmt::print("  KV cache: {} tokens in {} blocks of {}\n", memory.kv_tokens, memory.num_blocks, input.block_size);
+  if (input.host_kv_gb > 0)
+    fmt::print("  host tier: {} tokens of preempted sequences in {} blocks, {} of the host's memory\n", memory.num_host_blocks * input.block_size,
+               memory.num_host_blocks, gb(input.host_kv_gb * 1e9));
 }
 
 // One line for each reason; empty if all fits.
@@ -154,7 +158,7 @@ void print_times(const Options& options, const PlanInput& input) {
 int run(const Options& options) {
   const fs::path folder = options.model.empty() ? default_model_folder() : resolve_model_folder(options.model, options.revision);
   PlanInput input{.model = load_config(folder, options.ignore_config_keys), .card = card_of(options), .block_size = options.block_size, .max_batch = options.max_batch,
-                  .max_prefill = options.max_prefill};
+                  .max_prefill = options.max_prefill, .host_kv_gb = options.host_kv_gb};
   input.dtype = dtype_of(options.dtype, input.model);
   const MemoryPlan memory = plan_memory(input);
   print_model(folder, input);
@@ -187,6 +191,7 @@ std::function<int()> add_command(CLI::App& app) {
   add("--block-size", options->block_size, "Tokens in a block of the KV cache")->check(CLI::Range(1, 1024));
   add("--max-batch", options->max_batch, "Sequences that decode together")->check(CLI::Range(1, 4096));
   add("--max-prefill", options->max_prefill, "Prompt tokens in one step")->check(CLI::Range(1, 1 << 17));
+  add("--host-kv-gb", options->host_kv_gb, "Host tier for the KV of preempted sequences, 1e9 bytes")->check(CLI::Range(0.0, 1e6));
   add("--prompt", options->prompt, "Tokens of the prompt whose times are told")->check(CLI::Range(1, 1 << 24));
   add("--lengths", options->lengths, "Lengths of sequences to count, in tokens")->delimiter(',')->check(CLI::Range(1, 1 << 24));
   command->fallthrough(false);

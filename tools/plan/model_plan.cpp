@@ -88,6 +88,7 @@ MemoryPlan plan_memory(const PlanInput& input) {
   const double block_bytes = input.block_size * (out.kv_per_token + 4);  // and the token's id
   out.num_blocks = out.kv_room > 0 ? static_cast<std::int64_t>(out.kv_room / block_bytes) : 0;
   out.kv_tokens = out.num_blocks * input.block_size;
+  out.num_host_blocks = static_cast<std::int64_t>(input.host_kv_gb * 1e9 / block_bytes + 1e-6);
   return out;
 }
 

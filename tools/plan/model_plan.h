@@ -39,6 +39,7 @@ struct PlanInput {
   std::int32_t block_size = 64;
   std::int32_t max_batch = 256;
   std::int32_t max_prefill = 8192;  // prompt tokens of one step
+  double host_kv_gb = 0;            // of the host tier
 };
 
 // Bytes of one part of the memory.
@@ -50,6 +51,7 @@ struct MemoryPlan {
   double kv_per_token = 0;
   std::int64_t num_blocks = 0;
   std::int64_t kv_tokens = 0;
+  std::int64_t num_host_blocks = 0;
 };
 MemoryPlan plan_memory(const PlanInput& input);
 
