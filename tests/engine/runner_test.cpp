@@ -2,9 +2,12 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -19,10 +22,15 @@ using namespace fastgen::test;
 
 namespace {
 
-// Keeps the order of captures ('c'), replays ('r') and steps ('s', when their fence is recorded).
+// Keeps the order of captures ('c'), replays ('r') and steps ('s', when their fence is recorded). While the gate is closed the engine's
+// thread waits before its next step.
 class WatchedBackend final : public ForwardingBackend {
  public:
-  explicit WatchedBackend(std::string& log) : ForwardingBackend(make_echo_backend()), log_(log) {}
+  WatchedBackend(std::string& log, const std::atomic<bool>& is_closed) : ForwardingBackend(make_echo_backend()), log_(log), is_closed_(is_closed) {}
+  void upload(Stream stream, void* device, const void* pinned, std::size_t bytes) override {
+    while (is_closed_) std::this_thread::yield();
+    inner().upload(stream, device, pinned, bytes);
+  }
   void begin_capture() override {
     log_ += 'c';
     inner().begin_capture();
@@ -42,6 +50,7 @@ class WatchedBackend final : public ForwardingBackend {
 
  private:
   std::string& log_;
+  const std::atomic<bool>& is_closed_;
 };
 
 // The CPU with the memory of a card: a budget that allocations and graphs come out of.
@@ -110,8 +119,9 @@ TEST_CASE("graphs: the largest at start, the others one at a time, and every ste
   config.max_batch = 32;
   config.max_queue = 64;
   std::string log;
+  std::atomic<bool> is_closed{false};
   {
-    EngineSetup setup = set_up_engine(config, std::make_unique<WatchedBackend>(log));
+    EngineSetup setup = set_up_engine(config, std::make_unique<WatchedBackend>(log, is_closed));
     CHECK(log == "cc");  // one to measure, one to keep
     auto engine = start_engine(config, std::move(setup));
     std::vector<Request> requests(30);
@@ -120,7 +130,15 @@ TEST_CASE("graphs: the largest at start, the others one at a time, and every ste
       requests[i].sampling = {.max_tokens = static_cast<std::int32_t>(4 + 5 * i), .ignore_eos = true};
       requests[i].sampling.num_logprobs = i % 3 == 0 ? 4 : -1;
     }
-    const Answers answers = run_all(*engine, requests);
+    // All before the first step: an engine that is idle in between captures more than one.
+    is_closed = true;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      requests[i].user_tag = i;
+      engine->submit(std::move(*engine->try_admit()), requests[i]);
+    }
+    is_closed = false;
+    Answers answers;
+    take_until(*engine, answers, static_cast<int>(requests.size()));
     for (std::size_t i = 0; i < requests.size(); ++i) CHECK(answers.at({i, 0}).tokens == expected_echo(requests[i], 0).tokens);
     check_idle(*engine);
   }
