@@ -239,15 +239,16 @@ __device__ void add(Partial& all, float max, float mass, float4 sum) {
           all.sum.w * old + sum.w * young}};
 }
 
-// The workspace: counters [CTAs], stats [2 CTAs][16 heads] float2, sums [2 CTAs][16 heads][D] float. A CTA writes at most
-// two partials: of the head that it found begun (slot 2 cta), and of the one that it leaves unfinished (2 cta + 1).
+// The workspace: kPrefillWorkspaceBytes that are not its, counters [CTAs], stats [2 CTAs][16 heads] float2, sums
+// [2 CTAs][16 heads][D] float. A CTA writes at most two partials: of the head that it found begun (slot 2 cta), and of the
+// one that it leaves unfinished (2 cta + 1).
 struct Workspace {
   int* counters;
   float2* stats;
   float* sums;
 
   __device__ Workspace(void* base, int num_ctas) {
-    counters = static_cast<int*>(base);
+    counters = static_cast<int*>(base) + kPrefillWorkspaceBytes / sizeof(int);
     stats = reinterpret_cast<float2*>(counters + (num_ctas + 3) / 4 * 4);
     sums = reinterpret_cast<float*>(stats + 2 * num_ctas * 2 * kHeads);
   }
@@ -436,7 +437,7 @@ bool launch_for_group(const AttendLaunch& a, cudaStream_t stream) {
 std::size_t attend_workspace_bytes(std::int32_t head_dim) {
   const std::size_t num_ctas = static_cast<std::size_t>(kCtasPerSmMax * card().num_sms);
   const std::size_t head_bytes = sizeof(float2) + static_cast<std::size_t>(head_dim) * sizeof(float);
-  return (num_ctas + 3) / 4 * 4 * sizeof(int) + 2 * num_ctas * 2 * kHeads * head_bytes;
+  return kPrefillWorkspaceBytes + (num_ctas + 3) / 4 * 4 * sizeof(int) + 2 * num_ctas * 2 * kHeads * head_bytes;
 }
 
 bool attend_decode(const AttendLaunch& a, cudaStream_t stream) {

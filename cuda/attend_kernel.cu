@@ -7,9 +7,6 @@
 // fixed order, so results do not depend on timing.
 #include "attend_kernel.h"
 
-#include <cstdlib>
-#include <cstring>
-
 #include "device_math.cuh"
 
 namespace fastgen::device {
@@ -160,12 +157,11 @@ void attend_general(const AttendLaunch& a, cudaStream_t stream) {
 
 void attend(AttendLaunch a, cudaStream_t stream) {
   if (a.num_tokens == 0) return;
-  static const char* const wanted = std::getenv("FG_ATTENTION");
-  if (wanted != nullptr && std::strcmp(wanted, "general") == 0) return attend_general(a, stream);
   for (int shift = 0; shift < 31; ++shift)
     if (a.layout.block_size == 1 << shift) a.block_shift = shift;
   const bool tiled = a.num_decode_seqs == 0 || attend_decode(a, stream);
-  const bool all_tiled = tiled && (a.num_decode_seqs == a.num_seqs || attend_prefill(a, stream));
+  const auto prefill = [&] { return attend_prefill_wgmma(a, stream) || attend_prefill(a, stream); };
+  const bool all_tiled = tiled && (a.num_decode_seqs == a.num_seqs || prefill());
   if (!all_tiled) attend_general(a, stream);
 }
 

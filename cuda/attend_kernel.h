@@ -1,9 +1,8 @@
 // Attention over the paged arena by our own kernels. Which one serves:
-//   bf16, head_dim 64, 80, 96, 128 or 256   decode rows attend_decode.cu, other rows attend_prefill.cu
+//   bf16, head_dim 64, 80, 96, 128 or 256   decode rows attend_decode.cu, other rows attend_prefill.cu, or on sm_90a with
+//                                           head_dim 64 or 128 and blocks of a multiple of 64 attend_prefill_wgmma.cu
 //   anything else (any head_dim up to 256)   attend_kernel.cu, for both kinds of rows
 // A card with too little shared memory for a tiled kernel's head_dim falls back to attend_kernel.cu too.
-//
-// To compare on a card: FG_ATTENTION=general uses attend_kernel.cu alone.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -31,6 +30,9 @@ struct AttendLaunch {
   std::int32_t block_shift = -1;  // log2 of block_size, -1 if it is no power of two; attend() sets it
 };
 
+// At the front of the workspace: attend_prefill_wgmma.cu's. What attend_decode.cu keeps follows.
+inline constexpr std::size_t kPrefillWorkspaceBytes = 16;
+
 // For this card (the current device) and any number of sequences.
 std::size_t attend_workspace_bytes(std::int32_t head_dim);
 
@@ -40,6 +42,7 @@ void attend(AttendLaunch launch, cudaStream_t stream);
 // The parts of attend(). The tiled ones return false, having launched nothing, where they do not serve the shape.
 bool attend_decode(const AttendLaunch& launch, cudaStream_t stream);   // sequences before num_decode_seqs
 bool attend_prefill(const AttendLaunch& launch, cudaStream_t stream);  // sequences from num_decode_seqs
+bool attend_prefill_wgmma(const AttendLaunch& launch, cudaStream_t stream);  // the same
 void attend_general(const AttendLaunch& launch, cudaStream_t stream);  // all
 
 }  // namespace fastgen::device

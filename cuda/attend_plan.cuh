@@ -84,4 +84,25 @@ struct Run {
   }
 };
 
+// A tile of the packed rows of a sequence and a KV head (attend_prefill.cu): rows first_row .. It lies in shared memory: the registers are
+// full of scores and sums.
+struct Tile {
+  int seq, kv_head, group;  // group: query heads of the KV head
+  int first_token;          // the sequence's first row in q
+  int first_row, num_rows;
+  int context, num_tokens, window;
+
+  __device__ int token(int row) const { return (first_row + row) / group; }  // in the sequence's chunk
+  __device__ int head(int row) const { return kv_head * group + (first_row + row) % group; }
+  // The keys that a row sees.
+  __device__ Span span(int row) const {
+    const int end = context - (num_tokens - 1 - token(row));
+    return {window > 0 ? max(0, end - window) : 0, end};
+  }
+  // The first element of the row's head in q and out.
+  __device__ std::int64_t offset(const AttendLaunch& a, int row) const {
+    return ((std::int64_t{first_token} + token(row)) * a.num_heads + head(row)) * a.layout.head_dim;
+  }
+};
+
 }  // namespace fastgen::device

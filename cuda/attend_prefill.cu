@@ -8,7 +8,8 @@
 // sequence's last tiles, which see the most keys, come first.
 //
 // Measured on an H200 (gpu-ops-first.json), 32 heads, 8 KV heads, D = 128: 8 x 1024 258 TFLOP/s, 8 x 1024 of 2048 323, 1 x 2048 of
-// 16384 353. Known to be weak: few rows against a long context, which is not split along the context.
+// 16384 353; there attend_prefill_wgmma.cu serves instead. Known to be weak: few rows against a long context, which is not split along the
+// context.
 #include "attend_load.cuh"
 #include "launch.cuh"
 
@@ -31,27 +32,6 @@ struct Shape {
   static constexpr int kQBytes = kRows * Rows::kRowBytes;
   static constexpr int kTileBytes = kKeys * Rows::kRowBytes;
   static constexpr int kBytes = kQBytes + kStages * 2 * kTileBytes + 64;  // 64: Tile
-};
-
-// The rows of one CTA: rows first_row .. of the packed rows of a sequence and a KV head. It lies in shared memory: the
-// registers are full of scores and sums.
-struct Tile {
-  int seq, kv_head, group;  // group: query heads of the KV head
-  int first_token;          // the sequence's first row in q
-  int first_row, num_rows;
-  int context, num_tokens, window;
-
-  __device__ int token(int row) const { return (first_row + row) / group; }  // in the sequence's chunk
-  __device__ int head(int row) const { return kv_head * group + (first_row + row) % group; }
-  // The keys that a row sees.
-  __device__ Span span(int row) const {
-    const int end = context - (num_tokens - 1 - token(row));
-    return {window > 0 ? max(0, end - window) : 0, end};
-  }
-  // The first element of the row's head in q and out.
-  __device__ std::int64_t offset(const AttendLaunch& a, int row) const {
-    return ((std::int64_t{first_token} + token(row)) * a.num_heads + head(row)) * a.layout.head_dim;
-  }
 };
 
 // False: the list is shorter than the grid.

@@ -21,8 +21,9 @@ constexpr std::int32_t kLayer = 1, kNumLayers = 2;
 // One batch in both backends' memory. Its tables are as wide as the limit, the blocks are scattered.
 class Attention {
  public:
-  Attention(DType dtype, Heads heads, std::int32_t block_size, std::int64_t num_seqs, std::int32_t context_max)
-      : heads_(heads), num_seqs_(num_seqs), dtype_(dtype) {
+  Attention(DType dtype, Heads heads, std::int32_t block_size, std::int64_t num_seqs, std::int32_t context_max,
+            Backends& backends = shared_backends())
+      : bench(backends), heads_(heads), num_seqs_(num_seqs), dtype_(dtype) {
     width_ = (context_max + block_size - 1) / block_size + 3;
     const OpLimits limits{.max_tokens = 1024,
                           .max_seqs = num_seqs,
@@ -66,6 +67,9 @@ class Attention {
       out = bench.random(dtype_, {starts.back(), heads_.heads * heads_.head_dim});
     }
   }
+
+  // The lengths alone: the table stays.
+  void set_contexts(const std::vector<std::int32_t>& contexts) { write(context, contexts, {num_seqs_}); }
 
   void attend_cpu(std::int32_t num_decodes, std::int32_t window = 0) {
     bench.cpu->attend(kStream, {q.cpu, {start.cpu, context.cpu, table.cpu, num_decodes, 1}, arena.first, kLayer, window,
@@ -170,11 +174,60 @@ TEST_CASE("cuda attend: prefill, alone and behind decode rows") {
   check_case(DType::kBF16, {8, 2, 128}, 64, 0, {{512, 512}, {100, 6000}}, 0);
 }
 
+// What attend_prefill_wgmma.cu serves on sm_90a, and attend_prefill.cu elsewhere.
+TEST_CASE("cuda attend: prefill of blocks of 64, of several times 64, and of other sizes") {
+  FG_NEEDS_GPU();
+  const Sequences behind_decodes = {{1, 700}, {1, 0}, {200, 900}, {64, 640}, {1, 193}, {65, 65}, {5, 0}, {128, 128}};
+  for (const std::int32_t head_dim : {64, 128})
+    for (const std::int32_t group : {1, 4, 5, 7, 8})
+      for (const std::int32_t block_size : {64, 128, 192, 96, 32})
+        check_case(DType::kBF16, {2 * group, 2, head_dim}, block_size, group == 5 ? 100 : 0, behind_decodes, 2);
+}
+
+TEST_CASE("cuda attend: prefill of more sequences than a warp searches at once, and of the largest step, again and again") {
+  FG_NEEDS_GPU();
+  Sequences many;
+  for (int i = 0; i < 80; ++i) many.push_back({i % 7, i % 11 == 0 ? 300 + i : i % 7});
+  // 1024 tokens, more tiles than an H200 has SMs, the first ones behind a long context: a block takes several, and not each as many.
+  const Sequences largest = {{1, 40}, {300, 1500}, {511, 511}, {212, 212}};
+  for (const std::int32_t head_dim : {64, 128}) {
+    check_case(DType::kBF16, {4, 2, head_dim}, 64, 0, many, 0);
+    Attention attention(DType::kBF16, {32, 8, head_dim}, 64, 4, 1500);
+    attention.set(largest);
+    attention.attend_cpu(1);
+    attention.attend_gpu(1);
+    const Doubles once = attention.bench.result(attention.out.gpu);
+    attention.compare("attend of the largest step");
+    for (int again = 0; again < 3; ++again) {
+      attention.attend_gpu(1);
+      CHECK(attention.bench.result(attention.out.gpu) == once);
+    }
+  }
+}
+
+// Another layout each time, of an arena that may lie where the last backend's did.
+TEST_CASE("cuda attend: prefill of two backends in turn, one of which ends") {
+  FG_NEEDS_GPU();
+  const Sequences sequences = {{40, 40}, {70, 171}};
+  Attention lasting(DType::kBF16, {8, 2, 128}, 64, 2, 171);
+  for (const Heads& heads : {Heads{8, 2, 128}, Heads{8, 4, 128}, Heads{8, 2, 64}, Heads{8, 2, 128}}) {
+    Backends brief;
+    Attention ending(DType::kBF16, heads, heads.kv_heads == 4 ? 128 : 64, 2, 171, brief);
+    for (Attention* attention : {&lasting, &ending, &lasting, &ending}) {
+      attention->set(sequences);
+      attention->attend_cpu(0);
+      attention->attend_gpu(0);
+      attention->compare("attend of two backends");
+    }
+  }
+}
+
 TEST_CASE("cuda attend: a wrong length, window or table shows") {
   FG_NEEDS_GPU();
   const Sequences sequences = {{1, 20}, {1, 33}, {9, 31}, {12, 12}};
-  for (const Heads& heads : {Heads{8, 2, 128}, Heads{6, 2, 64}, Heads{4, 2, 256}}) {
-    Attention attention(DType::kBF16, heads, 16, 4, 64);
+  for (const auto& [heads, block_size] : {std::pair{Heads{8, 2, 128}, 16}, {Heads{6, 2, 64}, 16}, {Heads{4, 2, 256}, 16},
+                                          {Heads{8, 2, 128}, 64}, {Heads{6, 2, 64}, 64}}) {
+    Attention attention(DType::kBF16, heads, block_size, 4, 64);
     attention.set(sequences);
     attention.attend_cpu(2, 10);
     attention.attend_gpu(2, 10);
@@ -185,6 +238,9 @@ TEST_CASE("cuda attend: a wrong length, window or table shows") {
     attention.check_differs("no window");
     attention.attend_cpu(2);
     attention.compare("attend without a window");
+    attention.set_contexts({20, 33, 30, 12});
+    attention.attend_gpu(2);
+    attention.check_differs("rows of prefill that see one key less");
     attention.set({{1, 19}, {1, 33}, {9, 31}, {12, 12}});  // the table moves too
     attention.attend_gpu(2);
     attention.check_differs("another length and table");
