@@ -17,6 +17,7 @@
 #include "engine/debug_checks.h"
 #include "engine/setup.h"
 #include "engine_support.h"
+#include "support/gpu.h"
 
 using namespace fastgen;
 using namespace fastgen::test;
@@ -116,31 +117,30 @@ void check_computed_once(const Engine& engine, const std::vector<Request>& reque
   CHECK(stats.decode_tokens == later_tokens);
 }
 
-}  // namespace
-
 // Random turns of the engine as the runner sees them: blocks are paged, the step writes and reads blocks, some are given up while it
 // may still write them, and the step before is collected. Beside it what each block must hold.
-TEST_CASE("host tier: copies are ordered with the steps before and after them, and with each other") {
+void check_order(EngineConfig config, std::int64_t block_bytes, const std::function<std::unique_ptr<Backend>(std::uint64_t)>& make, int num_rounds) {
   std::mt19937_64 random(seed());
-  TinyEngine tiny;
   constexpr std::int32_t kBlocks = 6, kHostBlocks = 3;
-  tiny.config.max_model_len = 16;
-  tiny.config.kv_gb = echo_kv_gb(kBlocks, tiny.config.block_size);
-  tiny.config.host_kv_gb = echo_kv_gb(kHostBlocks, tiny.config.block_size);
-  for (std::uint64_t late_seed = 0; late_seed < 30; ++late_seed) {
-    CAPTURE(late_seed);
-    const EngineSetup setup = set_up_engine(tiny.config, make_late_backend(make_echo_backend(), late_seed));
+  config.max_model_len = 16;
+  config.kv_gb = static_cast<double>(kBlocks * block_bytes) * 1e-9;
+  config.host_kv_gb = static_cast<double>(kHostBlocks * block_bytes) * 1e-9;
+  for (int round = 0; round < num_rounds; ++round) {
+    CAPTURE(round);
+    const EngineSetup setup = set_up_engine(config, make(static_cast<std::uint64_t>(round)));
+    REQUIRE(setup.limits.num_host_blocks == kHostBlocks);
     Runner& runner = *setup.runner;
     Backend& backend = runner.backend();
     const KvArena& arena = runner.arena();
     REQUIRE(arena.num_blocks == kBlocks);
     const std::size_t kv_bytes = static_cast<std::size_t>(arena.layout.block_elements()) * dtype_bytes(arena.dtype);
+    const std::size_t id_bytes = static_cast<std::size_t>(arena.layout.block_size) * sizeof(std::int32_t);
     const auto place = [&](std::int64_t block) { return static_cast<char*>(arena.data) + static_cast<std::size_t>(block) * kv_bytes; };
     const auto ids = [&](std::int64_t block) { return arena.token_ids.as<std::int32_t>() + block * arena.layout.block_size; };
     struct Block {
-      char value = 0;              // 0: free
-      int written_in = -10;        // turn of the step
-      int readable_from = 0;       // turn
+      char value = 0;         // 0: free
+      int written_in = -10;   // turn of the step
+      int readable_from = 0;  // turn
     };
     std::vector<Block> blocks(kBlocks);
     std::vector<char> host(kHostBlocks, 0);
@@ -175,11 +175,11 @@ TEST_CASE("host tier: copies are ordered with the steps before and after them, a
         if (block.value == 0 && random() % 2) {
           next_value = static_cast<char>(next_value % 100 + 1);
           block = {next_value, turn, turn};
-          const auto& bytes = staging.emplace_back(std::max<std::size_t>(kv_bytes, 64), next_value);
+          const auto& bytes = staging.emplace_back(std::max(kv_bytes, id_bytes), next_value);
           backend.upload(Stream::kCompute, place(i), bytes.data(), kv_bytes);
-          backend.upload(Stream::kCompute, ids(i), bytes.data(), 4 * sizeof(std::int32_t));
+          backend.upload(Stream::kCompute, ids(i), bytes.data(), id_bytes);
         } else if (block.value != 0 && block.readable_from <= turn) {
-          Read& read = reads.emplace_back(Read{block.value, std::vector<char>(kv_bytes), std::vector<char>(4 * sizeof(std::int32_t))});
+          Read& read = reads.emplace_back(Read{block.value, std::vector<char>(kv_bytes), std::vector<char>(id_bytes)});
           backend.download(Stream::kCompute, read.kv.data(), place(i), read.kv.size());
           backend.download(Stream::kCompute, read.ids.data(), ids(i), read.ids.size());
         }
@@ -197,6 +197,25 @@ TEST_CASE("host tier: copies are ordered with the steps before and after them, a
     }
     CHECK(reads.size() > 100);
   }
+}
+
+}  // namespace
+
+TEST_CASE("host tier: copies are ordered with the steps before and after them, and with each other") {
+  TinyEngine tiny;
+  const std::int64_t block_bytes = tiny.config.block_size * 20;
+  check_order(tiny.config, block_bytes, [](std::uint64_t round) { return make_late_backend(make_echo_backend(), round); }, 30);
+}
+
+TEST_CASE("host tier: copies are ordered on cuda") {
+  if (!has_gpu()) FG_SKIP("a GPU");
+  TinyEngine tiny;
+  tiny.config.backend = "cuda";
+  tiny.config.dummy_weights = true;
+  tiny.config.block_size = 8;
+  // K and V of 2 layers, 2 KV heads of 8 floats; and the ids.
+  const std::int64_t block_bytes = tiny.config.block_size * (2 * 2 * 2 * 8 * 4 + 4);
+  check_order(tiny.config, block_bytes, [](std::uint64_t) { return make_backend("cuda", {}); }, 3);
 }
 
 TEST_CASE("host tier: on echo every token is right and computed once, whatever the order of the copies") {
