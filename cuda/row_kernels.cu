@@ -302,16 +302,17 @@ __global__ void copy_blocks_kernel(uint4* arena, std::int32_t* token_ids, const 
 template <typename T>
 void launch_norm(const NormLaunch& a, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(a.num_tokens);
+  const int percent = shared_percent(a.num_tokens);
   const auto threads = [&](int eights_each) {  // whole warps
     return static_cast<unsigned>(div_up(a.dim, 8 * kWarp * eights_each) * kWarp);
   };
   if (a.dim % 8 != 0) {
-    launch(plain_rms_norm_kernel<T>, {rows, kThreads}, stream, a);
+    launch(plain_rms_norm_kernel<T>, {rows, kThreads, 0, 1, percent}, stream, a);
   } else if (a.dim <= 8 * kNormThreadsMax) {
-    launch(add_rms_norm_kernel<T, 1>, {rows, threads(1)}, stream, a);
+    launch(add_rms_norm_kernel<T, 1>, {rows, threads(1), 0, 1, percent}, stream, a);
   } else {
     static_assert(8 * kNormThreadsMax * 4 == kNormDimMax);
-    launch(add_rms_norm_kernel<T, 4>, {rows, threads(4)}, stream, a);
+    launch(add_rms_norm_kernel<T, 4>, {rows, threads(4), 0, 1, percent}, stream, a);
   }
 }
 
@@ -324,11 +325,11 @@ void launch_rope(const RopeLaunch& a, cudaStream_t stream) {
     // With many tokens a block takes all heads of one, else they are spread.
     const int passes = div_up(num_all, kThreads / group);
     const dim3 grid(tokens, static_cast<unsigned>(a.num_tokens >= 4 * card().num_sms ? 1 : passes));
-    launch(wide_rope_store_kernel<T>, {grid, kThreads}, stream, a);
+    launch(wide_rope_store_kernel<T>, {grid, kThreads, 0, 1, shared_percent(a.num_tokens)}, stream, a);
   } else {
     const int num_warps = 4;
     const dim3 grid(tokens, static_cast<unsigned>(div_up(num_all, num_warps)));
-    launch(rope_store_kernel<T>, {grid, num_warps * kWarp}, stream, a);
+    launch(rope_store_kernel<T>, {grid, num_warps * kWarp, 0, 1, shared_percent(a.num_tokens)}, stream, a);
   }
 }
 
@@ -337,7 +338,7 @@ void launch_silu(const void* gate_up, void* out, int num_tokens, int ffn_dim, cu
   const auto columns = static_cast<unsigned>(div_up(div_up(ffn_dim, Pack<T>::kSize), kThreads));
   for (std::int64_t first = 0; first < num_tokens; first += kGridRowsMax) {
     const dim3 grid(columns, static_cast<unsigned>(std::min<std::int64_t>(num_tokens - first, kGridRowsMax)));
-    launch(silu_mul_kernel<T>, {grid, kThreads}, stream, static_cast<const T*>(gate_up) + first * 2 * ffn_dim,
+    launch(silu_mul_kernel<T>, {grid, kThreads, 0, 1, shared_percent(num_tokens)}, stream, static_cast<const T*>(gate_up) + first * 2 * ffn_dim,
            static_cast<T*>(out) + first * ffn_dim, ffn_dim);
   }
 }
@@ -345,7 +346,7 @@ void launch_silu(const void* gate_up, void* out, int num_tokens, int ffn_dim, cu
 template <typename Word>
 void launch_gather(const void* x, const std::int32_t* rows, void* out, int num_rows, std::int64_t row_bytes,
                    cudaStream_t stream) {
-  launch(gather_rows_kernel<Word>, {static_cast<unsigned>(num_rows), kThreads}, stream,
+  launch(gather_rows_kernel<Word>, {static_cast<unsigned>(num_rows), kThreads, 0, 1, shared_percent(num_rows)}, stream,
          static_cast<const Word*>(x), rows, static_cast<Word*>(out),
          row_bytes / static_cast<std::int64_t>(sizeof(Word)));
 }

@@ -189,7 +189,8 @@ void launch_sample(const SampleLaunch& a, cudaStream_t stream) {
   static const cudaError_t raised = raise_shared_limit<kParts>();
   (void)raised;
   const auto seen_bytes = static_cast<std::size_t>((run_length(a.vocab, kParts) + 31) / 32) * sizeof(unsigned);
-  launch(sample_kernel<kParts>, {static_cast<unsigned>(a.num_rows * kParts), kTeamThreads, seen_bytes, kParts}, stream, a);
+  launch(sample_kernel<kParts>, {static_cast<unsigned>(a.num_rows * kParts), kTeamThreads, seen_bytes, kParts, shared_percent(a.num_rows)}, stream,
+         a);
 }
 
 }  // namespace

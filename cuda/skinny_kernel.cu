@@ -1,4 +1,4 @@
-// Products of 1 to 16 rows: bound by reading the weights once.
+// Products of few rows, up to 16: bound by reading the weights once. Those of 1 or 2 rows are narrow_kernel.cu's.
 //
 // A block owns 32 rows of weights at a time (two tiles of 16) and its warps share their K, 64 elements in turn, so
 // that the block reads runs of 1 or 2 KB. The weights go straight from memory to the A operand of mma.m16n8k16, x is the B operand, 8 of
@@ -22,7 +22,8 @@
 #include "device_math.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
-#include "skinny_kernel.h"
+#include "narrow_kernel.h"
+#include "skinny_epilogue.cuh"
 
 namespace fastgen::device {
 
@@ -168,82 +169,6 @@ __device__ float total(const Partial<kWarps, kColTiles>& partial, int row, int c
   return sum;
 }
 
-// What becomes of the sums: ahead() loads what store() will need while the sums are still on their way.
-
-template <typename T>
-struct LinearEpilogue {
-  static constexpr bool kPairs = false;  // store() gets one row of the tile
-  const float* bias;
-  T* out;
-  bool add;
-  std::int32_t out_dim;
-
-  struct Ahead {
-    float value = 0;
-  };
-  __device__ Ahead ahead(int tile, int row, int col) const {
-    const int n = tile * kTileRows + row;
-    Ahead held;
-    if (n >= out_dim) return held;
-    if (add) held.value = to_float(out[std::int64_t{col} * out_dim + n]);
-    if (bias) held.value += bias[n];
-    return held;
-  }
-  __device__ void store(int tile, int row, int col, float sum, float, const Ahead& held) const {
-    const int n = tile * kTileRows + row;
-    if (n < out_dim) out[std::int64_t{col} * out_dim + n] = from_float<T>(sum + held.value);
-  }
-};
-
-struct GateUpEpilogue {
-  static constexpr bool kPairs = true;  // store() gets rows i and i + 16 of the tile
-  __nv_bfloat16* out;
-  std::int32_t ffn_dim;
-
-  struct Ahead {};
-  __device__ Ahead ahead(int, int, int) const { return {}; }
-  __device__ void store(int tile, int row, int col, float gate, float up, Ahead) const {
-    out[std::int64_t{col} * ffn_dim + tile * 16 + row] =
-        __float2bfloat16_rn(gate / (1.0f + __expf(-gate)) * up);
-  }
-};
-
-struct RopeEpilogue {
-  static constexpr bool kPairs = true;
-  RopeLaunch a;
-  HeadTiles tiles;
-
-  struct Ahead {
-    float cosine = 1, sine = 0;
-    std::int32_t slot = -1;
-  };
-  __device__ bool is_v(int head) const { return head >= a.num_heads + a.layout.num_kv_heads; }
-  __device__ Ahead ahead(int tile, int row, int col) const {
-    const int dim = a.layout.head_dim, half = dim / 2;
-    const int head = tile / tiles.per_head, i = tile % tiles.per_head * 16 + row;
-    Ahead held;
-    held.slot = a.slots[col];
-    if (held.slot >= 0 && !is_v(head)) {
-      const float* angles = a.rope + std::int64_t{a.positions[col]} * dim;
-      held.cosine = angles[i], held.sine = angles[i + half];
-    }
-    return held;
-  }
-  __device__ void store(int tile, int row, int col, float low, float high, const Ahead& held) const {
-    if (held.slot < 0) return;
-    const int dim = a.layout.head_dim, half = dim / 2;
-    const int head = tile / tiles.per_head, i = tile % tiles.per_head * 16 + row;
-    if (a.bias) low += a.bias[head * dim + i], high += a.bias[head * dim + i + half];
-    __nv_bfloat16* to =
-        static_cast<__nv_bfloat16*>(a.q_out) + (std::int64_t{col} * a.num_heads + head) * dim;
-    if (head >= a.num_heads)
-      to = static_cast<__nv_bfloat16*>(a.arena) +
-           a.layout.offset(held.slot, a.layer, is_v(head), (head - a.num_heads) % a.layout.num_kv_heads);
-    to[i] = __float2bfloat16_rn(low * held.cosine - high * held.sine);
-    to[i + half] = __float2bfloat16_rn(high * held.cosine + low * held.sine);
-  }
-};
-
 template <int kWarps, int kColTiles, typename Epilogue>
 __device__ void finish(const SkinnyProduct& a, const Epilogue& epilogue, int tile,
                        Partial<kWarps, kColTiles>& partial, Sums<kColTiles>& sums) {
@@ -252,10 +177,11 @@ __device__ void finish(const SkinnyProduct& a, const Epilogue& epilogue, int til
   const auto row = [](int i) { return static_cast<int>(threadIdx.x + i * kThreads) / kCols; };
   const int col = threadIdx.x % kCols;  // kCols divides kThreads
   const bool mine = threadIdx.x < kOutputs && col < a.num_rows;
+  const int first_output = tile * (Epilogue::kPairs ? 16 : kTileRows);
   typename Epilogue::Ahead held[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i)
-    if (mine) held[i] = epilogue.ahead(tile, row(i), col);
+    if (mine) held[i] = epilogue.ahead(first_output + row(i), col);
   __syncthreads();  // the sums of the tile before have been read
   put<kWarps, kColTiles>(partial, sums);
   __syncthreads();
@@ -265,7 +191,7 @@ __device__ void finish(const SkinnyProduct& a, const Epilogue& epilogue, int til
   for (int i = 0; i < kEach; ++i) {
     const float first = total<kWarps, kColTiles>(partial, row(i), col);
     const float second = Epilogue::kPairs ? total<kWarps, kColTiles>(partial, row(i) + 16, col) : 0.0f;
-    epilogue.store(tile, row(i), col, first, second, held[i]);
+    epilogue.store(first_output + row(i), col, first, second, held[i]);
   }
 }
 
@@ -306,7 +232,7 @@ template <int kWarps, typename Tiles, typename Epilogue>
 void run_with(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
               cudaStream_t stream) {
   const int most = kWarpsPerSm / kWarps * card().num_sms;
-  const LaunchShape shape{static_cast<unsigned>(std::min(geometry.num_tiles, most)), kWarps * kWarp};
+  const LaunchShape shape{static_cast<unsigned>(std::min(geometry.num_tiles, most)), kWarps * kWarp, 0, 1, kHalfShared};
   if (a.num_rows <= 8) {
     launch(skinny_kernel<kWarps, 1, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
   } else {
@@ -328,6 +254,7 @@ void run(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, c
 
 void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool out_bf16, bool add,
                    cudaStream_t stream) {
+  if (narrow_serves(a)) return narrow_linear(a, bias, out, out_bf16, add, stream);
   const Geometry geometry{(a.out_dim + kTileRows - 1) / kTileRows, 16, a.out_dim};
   if (out_bf16) {
     const LinearEpilogue<__nv_bfloat16> epilogue{bias, static_cast<__nv_bfloat16*>(out), add, a.out_dim};
@@ -339,15 +266,16 @@ void skinny_linear(const SkinnyProduct& a, const float* bias, void* out, bool ou
 }
 
 void skinny_gate_up(const SkinnyProduct& a, void* out, cudaStream_t stream) {
+  if (narrow_serves(a)) return narrow_gate_up(a, out, stream);
   const std::int32_t ffn_dim = a.out_dim / 2;
   run(a, {ffn_dim / 16, ffn_dim, INT_MAX}, GateUpTiles{},
       GateUpEpilogue{static_cast<__nv_bfloat16*>(out), ffn_dim}, stream);
 }
 
 void skinny_qkv(const SkinnyProduct& a, const RopeLaunch& rope, cudaStream_t stream) {
+  if (narrow_serves(a)) return narrow_qkv(a, rope, stream);
   const int half = rope.layout.head_dim / 2;
-  const HeadTiles tiles{half / 16, rope.layout.head_dim};
-  run(a, {a.out_dim / kTileRows, half, INT_MAX}, tiles, RopeEpilogue{rope, tiles}, stream);
+  run(a, {a.out_dim / kTileRows, half, INT_MAX}, HeadTiles{half / 16, rope.layout.head_dim}, RopeEpilogue{rope}, stream);
 }
 
 }  // namespace fastgen::device
