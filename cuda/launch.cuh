@@ -50,9 +50,9 @@ inline const Card& card() {
 // How much of an SM's memory a kernel wants as shared memory, the rest is L1. An SM divides it anew only when it is empty, so kernels that
 // follow each other ask for the same: where each left it to the driver, a block of the next kernel often found no place until the other on
 // its SM had ended. Every third product of one stream took 1.4 times as long, and 3.7 % of a step of 256 sequences were gaps.
-// In steps of few rows, products read x through L1; else attention and cuBLASLt set the tone, which take all they can get.
+// In steps of few rows, but not of one, products read x through L1; else attention and cuBLASLt set the tone, which take all they can get.
 inline constexpr int kAllShared = cudaSharedmemCarveoutMaxShared, kHalfShared = 50;
-inline int shared_percent(int num_rows) { return num_rows <= 16 ? kHalfShared : kAllShared; }
+inline int shared_percent(int num_rows) { return num_rows > 1 && num_rows <= 16 ? kHalfShared : kAllShared; }
 
 struct LaunchShape {
   dim3 grid, block;

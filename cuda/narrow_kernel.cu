@@ -1,16 +1,16 @@
-// Products of 1 or 2 rows: bound by reading the weights once, and that by how they are asked for.
+// Products of one row: bound by reading the weights once, and that by how they are asked for.
 //
 // A block owns an equal run of rows of weights (or of pairs whose results meet); its warps take pieces of 2,048 of K in turn, row after row.
 // A warp's load is 512 bytes of one row, so that L2 is asked for whole lines: the fragments of mma would take 64 bytes of 8 rows each. The
-// arithmetic is float32 multiply-adds, whose few rows leave time for it. A warp leaves the sums of a piece in shared memory, where a row's are
+// arithmetic is float32 multiply-adds, for which one row leaves time. A warp leaves the sum of a piece in shared memory, where a row's are
 // added at the end in a fixed order: results do not depend on timing.
 //
 // Each thread holds two pieces of weights in registers (128 KB an SM in flight). They are requested before wait_for_previous(), and run
-// ahead from row to row, so that memory stays busy through the small kernels in between.
+// ahead from row to row, so that memory stays busy through the small kernels in between. x comes to shared memory: through L1 it would need
+// another division of an SM's memory than attention (launch.cuh), and a stream was 3 % slower.
 //
 // Tried on an H200 (no record): a ring in shared memory filled by bulk copies of 1 or 2 KB, 5 % slower at best, its turns cost more than they
-// hide; fragments of mma from tiles of 8 rows, 13 % slower; x in shared memory, 1.5 us a product slower than through L1; four rows, slower
-// than skinny_kernel.cu.
+// hide; fragments of mma from tiles of 8 rows, 13 % slower; two rows, no faster than skinny_kernel.cu, four far slower.
 #include <algorithm>
 
 #include "device_math.cuh"
@@ -24,6 +24,7 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kBlocksPerSm = 2;
+constexpr std::size_t kSharedBytes = 100 * 1024;  // of a block, at most
 constexpr int kLoads = 8;                   // of a thread for a piece
 constexpr int kRun = kWarp * 8;             // elements of K of a warp's load
 constexpr int kPiece = kLoads * kRun;
@@ -85,28 +86,26 @@ __device__ inline float dot(const uint4& w, const uint4& x, float sum) {
   return sum;
 }
 
-// Leaves the piece's sum with each row of x at to[row].
-template <bool kOne>
-__device__ void multiply(const SkinnyProduct& a, const Cursor& at, const Piece& w, float* to) {
+// Leaves the piece's sum at `to`.
+__device__ void multiply(const SkinnyProduct& a, const uint4* x, const Cursor& at, const Piece& w, float* to) {
   const int k = at.k(), left = a.in_dim - k;
-#pragma unroll 1  // several at once do not fit the registers
-  for (int col = 0; col < (kOne ? 1 : a.num_rows); ++col) {
-    const __nv_bfloat16* x = static_cast<const __nv_bfloat16*>(a.x) + col * std::int64_t{a.in_dim} + k;
-    float even = 0, odd = 0;
+  x += k / 8;
+  float even = 0, odd = 0;
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const uint4 part = i * kRun < left ? *reinterpret_cast<const uint4*>(x + i * kRun) : uint4{};
-      (i % 2 == 0 ? even : odd) = dot(w.v[i], part, i % 2 == 0 ? even : odd);
-    }
-    const float sum = warp_sum(even + odd);
-    if (threadIdx.x % kWarp == 0) to[col] = sum;
+  for (int i = 0; i < kLoads; ++i) {
+    const uint4 part = i * kRun < left ? x[i * kRun / 8] : uint4{};
+    (i % 2 == 0 ? even : odd) = dot(w.v[i], part, i % 2 == 0 ? even : odd);
   }
+  const float sum = warp_sum(even + odd);
+  if (threadIdx.x % kWarp == 0) *to = sum;
 }
 
-template <bool kOne, typename Rows, typename Epilogue>
+template <typename Rows, typename Epilogue>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     narrow_kernel(SkinnyProduct a, int num_outputs, Rows rows, Epilogue epilogue) {
-  extern __shared__ float sums[];  // [rows of the block][pieces][rows of x]
+  extern __shared__ uint4 x[];  // [K] bf16; then sums [rows of the block][pieces]
+  const int x_size = a.in_dim / 8;
+  float* const sums = reinterpret_cast<float*>(x + x_size);
   constexpr int kParts = Epilogue::kPairs ? 2 : 1;
   const auto border = [=](unsigned block) { return static_cast<int>(std::int64_t{num_outputs} * block / gridDim.x); };
   const int first = border(blockIdx.x), count = border(blockIdx.x + 1) - first, num_rows = count * kParts;
@@ -116,12 +115,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   load<kParts>(a, rows, first, num_rows, ahead, odd), ahead.advance();
   wait_for_previous();
 
-  const int outputs = count * a.num_rows;
   typename Epilogue::Ahead held{};
-  if (threadIdx.x < outputs) held = epilogue.ahead(first + threadIdx.x / a.num_rows, threadIdx.x % a.num_rows);
+  if (threadIdx.x < count) held = epilogue.ahead(first + threadIdx.x, 0);
+#pragma unroll 4
+  for (int i = threadIdx.x; i < x_size; i += kThreads) x[i] = __ldcg(static_cast<const uint4*>(a.x) + i);
+  __syncthreads();
   // False when the warp has had its last piece.
   const auto turn = [&](Piece& w) {
-    multiply<kOne>(a, at, w, sums + (at.row * at.per_row + at.piece) * a.num_rows);
+    multiply(a, x, at, w, sums + at.row * at.per_row + at.piece);
     load<kParts>(a, rows, first, num_rows, ahead, w), ahead.advance();
     at.advance();
     return at.row < num_rows;
@@ -131,42 +132,36 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     }
   let_next_start();
   __syncthreads();
-  for (int i = threadIdx.x; i < outputs; i += kThreads) {
-    const int output = i / a.num_rows, col = i % a.num_rows;
-    if (i >= kThreads) held = epilogue.ahead(first + output, col);
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    if (i >= kThreads) held = epilogue.ahead(first + i, 0);
     float total[2] = {};
     for (int part = 0; part < kParts; ++part)
-      for (int piece = 0; piece < at.per_row; ++piece)
-        total[part] += sums[((output * kParts + part) * at.per_row + piece) * a.num_rows + col];
-    epilogue.store(first + output, col, total[0], total[1], held);
+      for (int piece = 0; piece < at.per_row; ++piece) total[part] += sums[(i * kParts + part) * at.per_row + piece];
+    epilogue.store(first + i, 0, total[0], total[1], held);
   }
 }
 
 int num_blocks() { return kBlocksPerSm * card().num_sms; }
 
 // Of the block with the most rows of weights; blocks of pairs have up to two more.
-std::size_t sums_bytes(const SkinnyProduct& a, int num_rows) {
+std::size_t shared_bytes(const SkinnyProduct& a, int num_rows) {
   const int per_row = (a.in_dim + kPiece - 1) / kPiece, most = num_rows / num_blocks() + 2;
-  return sizeof(float) * static_cast<std::size_t>(most * per_row * a.num_rows);
-}
-
-template <bool kOne, typename Rows, typename Epilogue>
-void run(const SkinnyProduct& a, int num_outputs, const Rows& rows, const Epilogue& epilogue, cudaStream_t stream) {
-  const int num_rows = num_outputs * (Epilogue::kPairs ? 2 : 1), grid = std::min(num_outputs, num_blocks());
-  const LaunchShape shape{static_cast<unsigned>(grid), kThreads, sums_bytes(a, num_rows), 1, kHalfShared};
-  launch(narrow_kernel<kOne, Rows, Epilogue>, shape, stream, a, num_outputs, rows, epilogue);
+  return a.in_dim * sizeof(__nv_bfloat16) + static_cast<std::size_t>(most * per_row) * sizeof(float);
 }
 
 template <typename Rows, typename Epilogue>
 void run(const SkinnyProduct& a, int num_outputs, const Rows& rows, const Epilogue& epilogue, cudaStream_t stream) {
-  a.num_rows == 1 ? run<true>(a, num_outputs, rows, epilogue, stream) : run<false>(a, num_outputs, rows, epilogue, stream);
+  static const bool prepared = cudaFuncSetAttribute(narrow_kernel<Rows, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                    kSharedBytes) == cudaSuccess;
+  if (!prepared) return;  // the error shows at the backend's check
+  const int num_rows = num_outputs * (Epilogue::kPairs ? 2 : 1), grid = std::min(num_outputs, num_blocks());
+  launch(narrow_kernel<Rows, Epilogue>, {static_cast<unsigned>(grid), kThreads, shared_bytes(a, num_rows)}, stream, a, num_outputs, rows, epilogue);
 }
 
 }  // namespace
 
 bool narrow_serves(const SkinnyProduct& a) {
-  constexpr std::size_t kSharedBytes = 48 * 1024;  // what any kernel may have
-  return a.num_rows <= kNarrowRowsMax && sums_bytes(a, a.out_dim) <= kSharedBytes;
+  return a.num_rows == 1 && shared_bytes(a, a.out_dim) <= kSharedBytes;
 }
 
 void narrow_linear(const SkinnyProduct& a, const float* bias, void* out, bool out_bf16, bool add, cudaStream_t stream) {

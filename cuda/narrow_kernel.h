@@ -1,13 +1,11 @@
-// Launchers of bfloat16 products of 1 or 2 rows: what skinny_kernel.h's run for so few. Plain C++17.
+// Launchers of bfloat16 products of one row: what skinny_kernel.h's run for it. Plain C++17.
 #pragma once
 
 #include "skinny_kernel.h"
 
 namespace fastgen::device {
 
-inline constexpr std::int32_t kNarrowRowsMax = 2;
-
-// Few rows, and no more rows of weights than a block keeps the sums of.
+// One row, and no more rows of weights than a block keeps the sums of.
 bool narrow_serves(const SkinnyProduct& product);
 
 void narrow_linear(const SkinnyProduct& product, const float* bias, void* out, bool out_bf16, bool add, cudaStream_t stream);

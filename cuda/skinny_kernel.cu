@@ -1,4 +1,4 @@
-// Products of few rows, up to 16: bound by reading the weights once. Those of 1 or 2 rows are narrow_kernel.cu's.
+// Products of few rows, up to 16: bound by reading the weights once. Those of one row are narrow_kernel.cu's.
 //
 // A block owns 32 rows of weights at a time (two tiles of 16) and its warps share their K, 64 elements in turn, so
 // that the block reads runs of 1 or 2 KB. The weights go straight from memory to the A operand of mma.m16n8k16, x is the B operand, 8 of
@@ -10,8 +10,8 @@
 // again across the border between a block's tiles, so that memory stays busy through the small kernels in between and through the
 // sums.
 //
-// Measured on an H200 (gpu-ops-first.json, of an earlier version), 1 row, Mistral 7B's shapes, each alone with caches cold: gate-up
-// 60 us (3.9 TB/s), QKV 17, O 11, down 30; 3 to 17 % more with 16 rows. cuBLASLt needs 18 us for QKV at 64 rows.
+// Measured on an H200 (gpu-ops-first.json, of an earlier version), 16 rows, Mistral 7B's shapes, each alone with caches cold: gate-up
+// 62 us (3.8 TB/s), QKV 20, O 12, down 33. cuBLASLt needs 18 us for QKV at 64 rows.
 //
 // Tried and slower: asking L2 for two or four further steps before the wait; letting the next kernel start at this one's start and
 // not at its end (launch.cuh). The kernel still has both, unused (Geometry): without them ptxas 13.0 moves one or two of a thread's
