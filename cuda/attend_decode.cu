@@ -14,8 +14,8 @@
 // tensor cores' side of 8: half of the padding, registers and exponentials of the usual form. P^T passes from one
 // product to the other by movmatrix.
 //
-// Measured on an H200 (gpu-ops.json), 32 heads, 8 KV heads, D = 128, caches cold, K and V read a second: 32 x 4096 4.09 TB/s, 256 x 1088
-// 4.22, 256 x 4096 4.45, 1 x 4096 1.13 (14.8 us), 8 x 8192 beside 56 x 90 3.32. Tried and slower: one CTA an SM with a longer ring.
+// Measured on an H200 (gpu-ops.json), 32 heads, 8 KV heads, D = 128, caches cold, K and V read a second: 32 x 4096 4.15 TB/s, 256 x 1088
+// 4.29, 256 x 4096 4.54, 1 x 4096 1.13 (14.8 us), 8 x 8192 beside 56 x 90 3.35. Tried and slower: one CTA an SM with a longer ring.
 #include <algorithm>
 
 #include "attend_decode_plan.cuh"

@@ -6,9 +6,9 @@
 // are up to one tile ahead of the others. Each other warpgroup owns 64 rows. While its scores become weights, the product of the weights
 // before them with V runs. Keys are taken from the last to the first, 128 at a time: what is masked comes first.
 //
-// Measured on an H200, 32 heads, 8 KV heads, TFLOP/s beside attend_prefill.cu's. D = 128 (gpu-ops.json): 8 x 1024 333 (253), 8 x 1024 of
-// 2048 539 (320), 1 x 2048 of 16384 607 (351). By a program of its own, which has no record: 4 x 4096 573 (335), 2 x 512 of 1024 286
-// (204); D = 64, the five in turn, 251 (198), 366 (257), 407 (290), 402 (272), 194 (154). Known to be weak: 8 x 1024, where the first
+// Measured on an H200, 32 heads, 8 KV heads, TFLOP/s beside attend_prefill.cu's. D = 128 (gpu-ops.json; gpu-ops-first.json): 8 x 1024 339
+// (258), 8 x 1024 of 2048 493 (323), 1 x 2048 of 16384 560 (353). By a program of its own, which has no record: 4 x 4096 573 (335), 2 x 512 of
+// 1024 286 (204); D = 64, the five in turn, 251 (198), 366 (257), 407 (290), 402 (272), 194 (154). Known to be weak: 8 x 1024, where the first
 // tile of keys is mostly masked; few rows against a long context, which is not split along the context.
 //
 // Tried with that program, each right by its tests, and how much longer they took:

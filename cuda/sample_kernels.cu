@@ -1,7 +1,7 @@
 // The draw of one token a row, a team of blocks a row (row_team.cuh), nothing sorted (sample_threshold.cuh).
 //
-// Measured on an H200 (gpu-ops-first.json), rows of 32,768: greedy 10 us for 1 row, 20 us for 256 (3.4 TB/s); with a temperature 13 and 39 us. top_p
-// took 81 and 697 us before its histograms went to 32-bit adds; not measured since.
+// Measured on an H200 (gpu-ops.json), rows of 32,768: greedy 8 us for 32 rows, 19 us for 256 (3.5 TB/s); with a temperature 17 and 42 us; top_p 45
+// and 108 us (167 and 697 before its histograms went to 32-bit adds, gpu-ops-first.json).
 #include "backend/counter_rng.h"
 #include "logprobs.cuh"
 #include "sample_kernels.h"

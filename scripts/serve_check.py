@@ -71,7 +71,7 @@ def check_trace(server, backend):
     server.process.send_signal(signal.SIGUSR2)
     time.sleep(0.3)
     server.complete()
-    found = server.wait_for_line(r"(\d+) steps traced in (\S+)")
+    found = server.wait_for_line(r"(\d+) steps traced in (\S+\.json)")
     events = json.loads(Path(found[2]).read_text())["traceEvents"]
     names = {event.get("name") for event in events}
     assert {"plan", "launch", "collect"} <= names, names
