@@ -102,9 +102,11 @@ class EngineImpl final : public Engine {
   void run() {
     runner_->report_progress(&progress_us_);
     name_thread("engine");
-    while (!stopping_.load(std::memory_order_acquire)) {
+    while (true) {
       progress_us_.store(now_us(), std::memory_order_relaxed);
       wake_.drain();
+      // After the drain: a stop that comes later signals once more, one that came before it must not be slept through.
+      if (stopping_.load(std::memory_order_acquire)) break;
       tracer_.before_step();
       take_requests();
       bool progressed = false;
