@@ -26,6 +26,15 @@ __device__ inline void store_pack(T* address, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(address) = pack;
 }
 
+// 16 bytes that nobody writes while the kernel runs and nobody reads again: past L1.
+__device__ inline uint4 load_once(const __nv_bfloat16* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 template <typename T>

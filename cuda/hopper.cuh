@@ -34,7 +34,7 @@ inline bool has_hopper() {
 }
 
 // ---- barriers in shared memory, by their address there. Arrivals and waits are ordered within the block, which is what they say without a
-// scope: at a cluster's each costs a fence of the whole card (508 instead of 660 TFLOP/s in a product on an H200, which is not kept).
+// scope: at a cluster's each costs a fence of the whole card (508 instead of 660 TFLOP/s in a product on an H200; neither it nor a record is kept).
 
 __device__ inline void init_barrier(unsigned barrier, int arrivals) {
 #ifdef FG_HOPPER

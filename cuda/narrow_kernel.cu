@@ -44,14 +44,6 @@ struct HeadRows {
   __device__ int operator()(int index, int which) const { return index / half * (2 * half) + index % half + which * half; }
 };
 
-__device__ inline uint4 load_once(const __nv_bfloat16* address) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(address));
-  return v;
-}
-
 // A warp's way through the pieces of its block's rows, which are numbered from the block's first.
 struct Cursor {
   int per_row, row, piece;

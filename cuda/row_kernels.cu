@@ -3,7 +3,7 @@
 // spread over as many threads as it has groups of eight, and what does not depend on the kernel before is loaded
 // while that one ends (launch.cuh).
 //
-// Measured on an H200 (gpu-ops-first.json), rows of 4,096: the norm takes 1.6 us for 1 row, 17 us for 1,024 (3.45 TB/s). SiLU and
+// Measured on an H200 (gpu-ops.json), rows of 4,096: the norm takes 1.8 us for 1 row, 18 us for 1,024 (3.2 TB/s). SiLU and
 // RoPE have no figures of their own yet.
 #include <algorithm>
 

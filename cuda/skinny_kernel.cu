@@ -10,8 +10,8 @@
 // again across the border between a block's tiles, so that memory stays busy through the small kernels in between and through the
 // sums.
 //
-// Measured on an H200 (gpu-ops-first.json, of an earlier version), 16 rows, Mistral 7B's shapes, each alone with caches cold: gate-up
-// 62 us (3.8 TB/s), QKV 20, O 12, down 33. cuBLASLt needs 18 us for QKV at 64 rows.
+// Measured on an H200 (gpu-ops.json), 16 rows, Mistral 7B's shapes, each alone with caches cold: gate-up 68 us (3.5 TB/s), QKV 18, O 14,
+// down 34. cuBLASLt needs 18 us for QKV at 64 rows.
 //
 // Tried and slower: asking L2 for two or four further steps before the wait; letting the next kernel start at this one's start and
 // not at its end (launch.cuh). The kernel still has both, unused (Geometry): without them ptxas 13.0 moves one or two of a thread's
@@ -53,13 +53,6 @@ struct HeadTiles {
   __device__ int operator()(int tile) const { return tile / per_head * head_dim + tile % per_head * 16; }
 };
 
-__device__ inline uint4 load_once(const __nv_bfloat16* address) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(address));
-  return v;
-}
 __device__ inline void request_line(const __nv_bfloat16* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }

@@ -106,7 +106,7 @@ struct EngineStats {
   std::uint64_t num_finished = 0;     // choices
   std::uint64_t num_preemptions = 0;
   std::uint64_t num_page_outs = 0;    // of these, to the host tier
-  std::uint64_t num_page_ins = 0;     // that came back from there; the others were cancelled
+  std::uint64_t num_page_ins = 0;     // that came back from there; the others wait or were cancelled
   std::uint64_t num_ring_waits = 0;   // times that a sequence was left out of a step because its ring was full
   std::uint64_t last_step_us = 0;     // steady clock
   // How long ago the engine thread last got on (a turn begun, a layer computed) while it has work; 0: it has none.
