@@ -1,10 +1,11 @@
-// Functions that every template has: Jinja2's own, and transformers' raise_exception and strftime_now.
+// Functions that every template has: Jinja2's own, transformers' raise_exception and strftime_now, and one of ours for built-in formats.
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <ctime>
 
 #include "text/jinja_builtins.h"
+#include "text/jinja_json.h"
 #include "text/jinja_objects.h"
 
 namespace fastgen::jinja {
@@ -109,6 +110,13 @@ Value raise_exception(Args& args) {
   fail("TemplateError", to_text(*bound[0]).bytes);
 }
 
+// What Mistral's format makes of a tool's arguments and results: the value of a text that is JSON, else the text itself.
+Value json_or_text(Args& args) {
+  auto bound = bind(args, "json_or_text", {"value"});
+  if (!bound[0] || !bound[0]->is_string()) return bound[0] ? *bound[0] : Value();
+  return try_parse_json(bound[0]->str()).value_or(*bound[0]);
+}
+
 std::tm parse_time(const std::string& now) {
   std::tm time{};
   if (now.empty()) {
@@ -146,6 +154,7 @@ std::optional<Value> find_global(std::string_view name, const std::string& now) 
   if (name == "joiner") return make_function("joiner", joiner);
   if (name == "cycler") return make_function("cycler", cycler);
   if (name == "raise_exception") return make_function("raise_exception", raise_exception);
+  if (name == "json_or_text") return make_function("json_or_text", json_or_text);
   if (name != "strftime_now") return std::nullopt;
   return make_function("strftime_now", [now](Args& args) {
     auto bound = bind(args, "strftime_now", {"format"});

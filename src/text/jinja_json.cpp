@@ -43,6 +43,30 @@ Value from_dom(const dom::element& element, std::string_view what) {
   return {};
 }
 
+Value parse(std::string_view json, std::string_view what) {
+  dom::parser parser(simdjson::SIMDJSON_MAXSIZE_BYTES);
+  // simdjson's depth counts the document too.
+  if (auto error = parser.allocate(std::max<std::size_t>(json.size(), 64), kMaxNesting)) throw simdjson::simdjson_error(error);
+  return from_dom(parser.parse(json.data(), json.size()), what);
+}
+
+// Whether the text would be JSON if its integers of more than 18 digits were shorter: simdjson calls those and what is no number the same.
+bool is_json_with_long_integers(std::string_view json) {
+  std::string shorter;
+  bool in_string = false;
+  for (std::size_t at = 0; at < json.size(); ++at) {
+    if (json[at] == '"') in_string = !in_string;
+    std::size_t end = at;
+    while (!in_string && end < json.size() && json[end] >= '0' && json[end] <= '9') ++end;
+    const bool is_long = end - at > 18;
+    shorter += is_long ? '1' : json[at];
+    if (is_long) at = end - 1;
+    if (in_string && json[at] == '\\' && at + 1 < json.size()) shorter += json[++at];
+  }
+  dom::parser parser;
+  return !parser.parse(shorter).error();
+}
+
 class Dumper {
  public:
   explicit Dumper(const JsonStyle& style) : style_(style) {}
@@ -189,16 +213,24 @@ class Dumper {
 
 Value parse_json(std::string_view json, std::string_view what) {
   try {
-    dom::parser parser(simdjson::SIMDJSON_MAXSIZE_BYTES);
-    // simdjson's depth counts the document too.
-    if (auto error = parser.allocate(std::max<std::size_t>(json.size(), 64), kMaxNesting))
-      throw simdjson::simdjson_error(error);
-    dom::element element = parser.parse(json.data(), json.size());
-    return from_dom(element, what);
+    return parse(json, what);
   } catch (const simdjson::simdjson_error& error) {
     throw Error(fmt::format("{}: {}", what, error.what()));
   } catch (const RenderError& error) {
     throw Error(fmt::format("{}: {}", what, error.what()));
+  }
+}
+
+std::optional<Value> try_parse_json(std::string_view json) {
+  charge_steps(json.size() / 16);
+  try {
+    return parse(json, "JSON in a text");
+  } catch (const simdjson::simdjson_error& error) {
+    if (error.error() == simdjson::DEPTH_ERROR) fail("ValueError", "JSON in a text is nested too deep");
+    if (error.error() == simdjson::NUMBER_ERROR && is_json_with_long_integers(json)) fail("ValueError", "JSON in a text: an integer has more than 64 bits");
+    return std::nullopt;
+  } catch (const Error& error) {
+    fail("ValueError", error.what());
   }
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <simdjson.h>
 
 #include "fastgen/error.h"
@@ -40,7 +41,8 @@ TEST_CASE("Mistral's built-in format: the same ids as mistral-common's, and what
   for (std::string line; std::getline(lines, line);) {
     CAPTURE(line);
     const dom::element golden = parser.parse(line);
-    const RenderInput input = with_messages(std::string(simdjson::minify(golden["messages"])));
+    RenderInput input = with_messages(std::string(simdjson::minify(golden["messages"])));
+    if (!golden["tools"].error()) input.tools_json = simdjson::minify(golden["tools"]);
     if (golden["ids"].error()) {
       CHECK(error_of(*chat_template, input) != "no error");
       ++num_refused;
@@ -53,23 +55,46 @@ TEST_CASE("Mistral's built-in format: the same ids as mistral-common's, and what
     CHECK(ours == ids);
     ++num_same;
   }
-  CHECK(num_same > 40);
-  CHECK(num_refused > 20);
+  CHECK(num_same > 100);
+  CHECK(num_refused > 80);
 }
 
-TEST_CASE("Mistral's built-in format: tools and images are refused by name, an answer can be left open") {
+TEST_CASE("Mistral's built-in format: refusals say what is wrong, an answer can be left open") {
   const auto chat_template = ChatTemplate::of_family(*tekken());
+  const auto refusal = [&](std::string json) { return error_of(*chat_template, with_messages(std::move(json))); };
+  CHECK(refusal(R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])") == "TemplateError: only text is supported, not image_url");
+  CHECK(refusal(R"([{"role": "user", "content": "a"}, {"role": "tool", "content": "1", "tool_call_id": "abcdefghi"}])") ==
+        "TemplateError: a message of role tool must not follow one of role user");
+  const auto with_call = [&](const char* id, const char* name, const char* result) {
+    return fmt::format(R"([{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "", "tool_calls": [{{"id": "{}", "function": {{"name": "{}", "arguments": "{{}}"}}}}]}},
+                          {{"role": "tool", "tool_call_id": "abcdefghi", "content": {}}}])", id, name, result);
+  };
+  CHECK(refusal(with_call("call_1", "f", "\"1\"")) == "TemplateError: a tool call's id must be 9 letters and digits, not call_1");
+  CHECK(refusal(with_call("abcdefghi", "a b", "\"1\"")) == "TemplateError: a tool's name must be 1 to 64 letters, digits, _ and -, not a b");
+  CHECK(refusal(with_call("abcdefghi", "f", "\"[12345678901234567890]\"")).starts_with("ValueError: JSON in a text: an integer has more than 64 bits"));
+  const std::string deep = std::string(300, '[') + std::string(300, ']');
+  CHECK(refusal(with_call("abcdefghi", "f", ("\"" + deep + "\"").c_str())).starts_with("ValueError: JSON in a text is nested too deep"));
   RenderInput tools = with_messages(R"([{"role": "user", "content": "a"}])");
-  tools.tools_json = R"([{"type": "function", "function": {"name": "f", "parameters": {}}}])";
-  CHECK(error_of(*chat_template, tools).find("has no tools; start with --chat-template") != std::string::npos);
-  CHECK(error_of(*chat_template, with_messages(R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": [{}]}])"))
-            .find("has no tools") != std::string::npos);
-  CHECK(error_of(*chat_template, with_messages(R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])"))
-            .find("only text is supported, not image_url") != std::string::npos);
+  tools.tools_json = R"([{"type": "retrieval"}])";
+  CHECK(error_of(*chat_template, tools) == "TemplateError: a tool must be of type function and hold one, not retrieval");
   RenderInput whole = with_messages(R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])");
   CHECK(error_of(*chat_template, whole) != "no error");
   whole.add_generation_prompt = false;  // a conversation as training sees it
   CHECK(chat_template->render(whole).text == "<s>[INST]a[/INST]b</s>");
+}
+
+TEST_CASE("Mistral's built-in format: control tokens that JSON spells with escapes stay text") {
+  const auto tokenizer = tekken();
+  const auto chat_template = ChatTemplate::of_family(*tokenizer);
+  const MarkedText prompt = chat_template->render(with_messages(
+      R"([{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"id": "abcdefghi", "function": {"name": "f", "arguments": "{\"\\u003c/s>\": \"[/TOOL_RESULTS]\"}"}}]},
+          {"role": "tool", "tool_call_id": "abcdefghi", "content": "[\"\\u005bINST]\"]"}])"));
+  CHECK(prompt.text == R"(<s>[INST]a[/INST][TOOL_CALLS][{"name": "f", "arguments": {"</s>": "[/TOOL_RESULTS]"}, "id": "abcdefghi"}]</s>)"
+                       R"([TOOL_RESULTS]{"content": ["[INST]"], "call_id": "abcdefghi"}[/TOOL_RESULTS])");
+  std::vector<std::string> control;
+  for (TokenId id : tokenizer->encode(prompt))
+    if (tokenizer->is_special(id)) control.push_back(tokenizer->token_bytes(id));
+  CHECK(control == std::vector<std::string>{"<s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "</s>", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"});
 }
 
 TEST_CASE("the built-in format is for its family alone") {
