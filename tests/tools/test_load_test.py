@@ -43,13 +43,47 @@ def test_the_burst_is_measured_in_turns(programs, tmp_path):
     assert record["backend"] == "slow:2:echo" and str(tmp_path) not in output.read_text()
     assert len(burst["offline_runs"]) == len(burst["http_runs"]) == 2
     assert burst["offline_tokens_per_s"] == sum(burst["offline_runs"]) / 2 and burst["http_tokens_per_s"] == sum(burst["http_runs"]) / 2
-    assert burst["lost_percent"] == pytest.approx(100 - 100 * burst["http_tokens_per_s"] / burst["offline_tokens_per_s"])
+    lost = [100 - 100 * http / offline for offline, http in zip(burst["offline_runs"], burst["http_runs"])]
+    assert burst["lost_percent"] == pytest.approx(sum(lost) / 2)
+    assert burst["lost_percent_plus_minus"] == pytest.approx(12.71 * abs(lost[0] - lost[1]) / 2)  # Student's t of one degree of freedom
     for wrong in (("--shape", "8x4"), ("--repeats", "0")):
         assert wrong[0] in run("load-test", "--burst", folder, "--build", programs.parent, *wrong).stderr
 
 
+def gpu(programs, model, folder, *more):
+    """--gpu on echo, with programs that are given one by one, as where there is no build folder."""
+    return run("load-test", "--gpu", model, "--backend", "slow:2:echo", "--quick", "--server-args", "--kv-gb 0.5", "--fgserve",
+               programs / "fgserve", "--fgbench", programs / "bench" / "fgbench", "--record", folder / "record", "--output", folder / "gpu.json", *more)
+
+
+def test_the_gpu_part_works_in_slices_and_goes_on(programs, tmp_path):
+    model = ROOT / "tests" / "configs" / "mistral-7b"  # without a tokenizer
+    first = gpu(programs, model, tmp_path, "--only", "burst 1", "20 a second")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "2 passed, 0 failed" in first.stdout
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert record["commit"] and record["device"] and record["model"] == "mistral-7b" and len(record["burst"]["http_runs"]) == 1
+    (load,) = record["runs"]
+    # Each token is an event: figures of the gaps between events are those of tokens.
+    assert load["num_chunks"] == load["total_output_tokens"] == 128 * load["completed"] and load["total_input_tokens"] == 1024 * load["completed"]
+    second = gpu(programs, model, tmp_path, "--only", "burst", "20 a second", "1 at a time", "--repeats", "2")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert [line.split(":")[0] for line in second.stdout.splitlines()[:2]] == ["burst 2", "1 at a time"]
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(record["burst"]["offline_runs"]) == 2 and record["runs"] == [load] and record["closed"][0]["max_concurrency"] == 1
+    assert "load-test: 2 pairs" in second.stdout
+    late = gpu(programs, model, tmp_path, "--only", "28 a second", "--minutes", "0.1")
+    assert late.returncode == 1 and "not run: 28 a second (no time)" in late.stdout
+
+
+def test_a_server_that_does_not_start_is_a_failed_slice(programs, tiny, tmp_path):
+    test = gpu(programs, tiny, tmp_path, "--only", "a second", "--rates", "50", "--server-args", "--kv-gb 0.5 --no-such-flag")
+    assert test.returncode == 1 and "failed: 50 a second" in test.stdout and "no-such-flag" in test.stdout
+    assert "--rates" in run("load-test", "--gpu", tiny, "--build", programs.parent, "--rates", "0").stderr
+
+
 def test_percentiles_of_a_histogram():
-    percentile = runpy.run_path(str(ROOT / "scripts" / "load-test"))["percentile"]
+    percentile = runpy.run_path(str(ROOT / "scripts" / "load_runs.py"))["percentile"]
     buckets = [(1.0, 10), (2.0, 10), (4.0, 90), (float("inf"), 100)]
     assert percentile(buckets, 0.05) == 0.5 and percentile(buckets, 0.1) == 1 and percentile(buckets, 0.5) == 3
     assert percentile(buckets, 0.99) == 4  # above the last bound nothing is known
