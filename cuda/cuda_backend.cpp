@@ -93,11 +93,14 @@ void CudaBackend::seal() {
 }
 
 void CudaBackend::reserve(const OpLimits& limits) {
+  FG_CHECK(!sealed_, limits.max_tokens);
   loader_.reset();
   max_logit_rows_ = logit_rows(limits);
   std::vector<Products::Scratch> scratch;
   for (const Workspace& workspace : workspaces(limits)) {
-    void* const data = this->*workspace.place = allocate(MemoryKind::kDevice, workspace.bytes);
+    // Scratch is not filled with zeros, so that compute-sanitizer's initcheck sees what is read before it is written.
+    void* const data = this->*workspace.place =
+        workspace.is_scratch ? memory_.allocate(workspace.bytes) : allocate(MemoryKind::kDevice, workspace.bytes);
     if (workspace.is_scratch) scratch.push_back({data, workspace.bytes});
   }
   // Before anything is captured, and before the arena takes what is left: the library loads its kernels into GPU memory.

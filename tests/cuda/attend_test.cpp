@@ -205,6 +205,21 @@ TEST_CASE("cuda attend: prefill of more sequences than a warp searches at once, 
   }
 }
 
+// Every kernel, at sizes that compute-sanitizer checks in a minute (scripts/check-gpu): decode by one and two blocks of heads with a
+// sequence that several CTAs share, prefill by mma.sync and wgmma, and what serves the rest.
+TEST_CASE("cuda attend: every kernel, small" * doctest::test_suite("small attention")) {
+  FG_NEEDS_GPU();
+  const Sequences decodes = {{1, 1}, {1, 65}, {1, 0}, {1, 300}}, prefills = {{20, 20}, {3, 90}, {0, 0}, {66, 130}};
+  Sequences mixed = {{1, 70}, {1, 0}};
+  mixed.insert(mixed.end(), prefills.begin(), prefills.end());
+  for (const Heads& heads : {Heads{6, 2, 64}, {10, 1, 64}, {8, 2, 128}, {12, 1, 128}, {6, 2, 80}, {10, 1, 80}, {6, 2, 96}, {4, 2, 256}, {6, 6, 48}})
+    for (const auto& [block_size, window] : {std::pair{16, 50}, {64, 0}}) {
+      check_case(DType::kBF16, heads, block_size, window, decodes, 4);
+      check_case(DType::kBF16, heads, block_size, window, mixed, 2);
+    }
+  check_case(DType::kF32, {6, 2, 64}, 16, 50, mixed, 2);
+}
+
 // Another layout each time, of an arena that may lie where the last backend's did.
 TEST_CASE("cuda attend: prefill of two backends in turn, one of which ends") {
   FG_NEEDS_GPU();

@@ -7,7 +7,10 @@
 namespace fastgen::test {
 namespace {
 
-TEST_CASE("cuda: embed") {
+// Small enough for compute-sanitizer (scripts/check-gpu).
+const doctest::test_suite kSmall("small rows");
+
+TEST_CASE("cuda: embed" * kSmall) {
   FG_NEEDS_GPU();
   for (DType dtype : kTypes) {
     for (std::int64_t dim : {64, 100, 288, 576, 4096, 5120}) {
@@ -28,7 +31,7 @@ TEST_CASE("cuda: embed") {
 // Two float32 results may lie on both sides of a rounding step: one step of bf16, 2^-7 of a number just over a power of two.
 Tolerance one_step(DType dtype) { return dtype == DType::kF32 ? tolerance(dtype) : Tolerance{1e-3, 0x1p-7}; }
 
-TEST_CASE("cuda: add_rms_norm") {
+TEST_CASE("cuda: add_rms_norm" * kSmall) {
   FG_NEEDS_GPU();
   for (DType dtype : kTypes) {
     // Element by element; one eight a thread; four.
@@ -54,7 +57,7 @@ TEST_CASE("cuda: add_rms_norm") {
   }
 }
 
-TEST_CASE("cuda: copy_blocks and graphs") {
+TEST_CASE("cuda: copy_blocks and graphs" * kSmall) {
   FG_NEEDS_GPU();
   Bench b;
   const auto [cpu_arena, gpu_arena] = b.arenas(DType::kBF16, {2, 2, 16, 8}, 6, 50);
@@ -79,7 +82,7 @@ TEST_CASE("cuda: copy_blocks and graphs") {
   CHECK(b.result(gpu_arena.token_ids) == Bench::host_values(cpu_arena.token_ids));
 }
 
-TEST_CASE("cuda: gather_rows") {
+TEST_CASE("cuda: gather_rows" * kSmall) {
   FG_NEEDS_GPU();
   for (DType dtype : kTypes) {
     for (std::int64_t dim : {8, 10, 576, 4096}) {

@@ -11,10 +11,10 @@ namespace {
 
 constexpr std::int32_t kTableRows = 4, kTableWidth = 8, kBlockSize = 16;
 
-// A head whose logits are sums of few small numbers, in float32: exact, so that they do not depend on how the product is computed.
+// A head whose logits are sums of few small numbers: exact in either type, so that they do not depend on how the product is computed.
 class Sampling {
  public:
-  Sampling(std::int32_t vocab, std::int64_t num_logit_rows, std::int64_t max_rows) : vocab_(vocab) {
+  Sampling(std::int32_t vocab, std::int64_t num_logit_rows, std::int64_t max_rows, DType dtype = DType::kF32) : dtype_(dtype), vocab_(vocab) {
     const OpLimits limits{.max_tokens = 64,
                           .max_seqs = kTableRows,
                           .max_logit_rows = num_logit_rows,
@@ -109,10 +109,13 @@ class Sampling {
   static constexpr std::int32_t kDim = 8;
   // Multiples of 1/4.
   Tensor small_numbers(std::initializer_list<std::int64_t> shape, int range) {
-    Tensor t = make_tensor(*b.cpu, DType::kF32, shape);
-    for (std::int64_t i = 0; i < t.elements(); ++i) t.as<float>()[i] = 0.25f * static_cast<float>(b.rng.integer(-range, range));
+    Tensor t = make_tensor(*b.cpu, dtype_, shape);
+    Doubles numbers(static_cast<std::size_t>(t.elements()));
+    for (double& number : numbers) number = 0.25 * b.rng.integer(-range, range);
+    set_values(t, numbers);
     return t;
   }
+  DType dtype_;
   std::int32_t vocab_;
 };
 
@@ -181,27 +184,37 @@ TEST_CASE("cuda: the most likely of a large vocabulary, with ties, infinities an
   CHECK(ids[0] == 0);
 }
 
+void check_token_logprobs(std::int32_t vocab, int count, DType dtype) {
+  CAPTURE(vocab);
+  CAPTURE(count);
+  Sampling s(vocab, count, 1, dtype);
+  std::vector<std::int32_t> given;
+  for (int i = 0; i < count; ++i) given.push_back(s.b.rng.integer(0, vocab - 1));
+  if (count > 1) given[1] = vocab;  // none of the vocabulary: nothing is written
+  const Twin ids = s.b.ints(given), logprobs = s.b.random(DType::kF32, {count}), top_logprobs = s.b.random(DType::kF32, {count, kSampleTop});
+  Twin top_ids = s.b.ints(std::vector<std::int32_t>(given.size() * kSampleTop, -5));
+  for (Tensor* t : {&top_ids.cpu, &top_ids.gpu}) t->rank = 2, t->shape = {count, kSampleTop, 1, 1};
+  s.b.cpu->token_logprobs(kStream, s.x.cpu, s.head.first, ids.cpu, 5, {logprobs.cpu, top_ids.cpu, top_logprobs.cpu});
+  s.b.gpu->token_logprobs(kStream, s.x.gpu, s.head.second, ids.gpu, 5, {logprobs.gpu, top_ids.gpu, top_logprobs.gpu});
+  s.b.compare(logprobs, {2e-3, 1e-4}, "token_logprobs");
+  s.b.compare(top_logprobs, {2e-3, 1e-4}, "top of token_logprobs");
+  CHECK(s.b.result(top_ids.gpu) == Bench::host_values(top_ids.cpu));
+}
+
 TEST_CASE("cuda: token_logprobs") {
   FG_NEEDS_GPU();
-  for (std::int32_t vocab : {5003, 32000}) {
-    for (int count : {1, 16, 70}) {
-      CAPTURE(vocab);
-      CAPTURE(count);
-      Sampling s(vocab, count, 1);
-      std::vector<std::int32_t> given;
-      for (int i = 0; i < count; ++i) given.push_back(s.b.rng.integer(0, vocab - 1));
-      if (count > 1) given[1] = vocab;  // none of the vocabulary: nothing is written
-      const Twin ids = s.b.ints(given), logprobs = s.b.random(DType::kF32, {count}),
-                 top_logprobs = s.b.random(DType::kF32, {count, kSampleTop});
-      Twin top_ids = s.b.ints(std::vector<std::int32_t>(given.size() * kSampleTop, -5));
-      for (Tensor* t : {&top_ids.cpu, &top_ids.gpu}) t->rank = 2, t->shape = {count, kSampleTop, 1, 1};
-      s.b.cpu->token_logprobs(kStream, s.x.cpu, s.head.first, ids.cpu, 5, {logprobs.cpu, top_ids.cpu, top_logprobs.cpu});
-      s.b.gpu->token_logprobs(kStream, s.x.gpu, s.head.second, ids.gpu, 5, {logprobs.gpu, top_ids.gpu, top_logprobs.gpu});
-      s.b.compare(logprobs, {2e-3, 1e-4}, "token_logprobs");
-      s.b.compare(top_logprobs, {2e-3, 1e-4}, "top of token_logprobs");
-      CHECK(s.b.result(top_ids.gpu) == Bench::host_values(top_ids.cpu));
-    }
+  for (std::int32_t vocab : {5003, 32000})
+    for (int count : {1, 16, 70}) check_token_logprobs(vocab, count, DType::kF32);
+}
+
+// One, two, four and eight blocks a row, at sizes that compute-sanitizer checks in a minute (scripts/check-gpu).
+TEST_CASE("cuda: sampling, small" * doctest::test_suite("small sampling")) {
+  FG_NEEDS_GPU();
+  for (const auto& [vocab, num_rows] : {std::pair{5003, 24}, {9001, 9}, {9001, 24}, {9001, 50}}) {
+    Sampling s(vocab, 4, num_rows, DType::kBF16);
+    s.check_against_cpu(s.mixed_rows(num_rows));
   }
+  for (std::int32_t vocab : {5003, 9001}) check_token_logprobs(vocab, 5, DType::kBF16);
 }
 
 }  // namespace

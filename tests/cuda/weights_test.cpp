@@ -64,7 +64,7 @@ TEST_CASE("cuda: weights are read from the file where there is one") {
   CHECK_THROWS_AS(b.gpu->prepare_weights(WeightKind::kLinear, DType::kBF16, {{other}}, {{beyond}}), Error);
 }
 
-TEST_CASE("cuda: random weights are the CPU's, bit for bit") {
+TEST_CASE("cuda: random weights are the CPU's, bit for bit" * doctest::test_suite("small rows")) {
   FG_NEEDS_GPU();
   for (const DType dtype : kTypes) {
     Bench b;
@@ -88,7 +88,7 @@ TEST_CASE("cuda: random weights are the CPU's, bit for bit") {
   }
 }
 
-TEST_CASE("cuda: fill_table is the CPU's") {
+TEST_CASE("cuda: fill_table is the CPU's" * doctest::test_suite("small rows")) {
   FG_NEEDS_GPU();
   Bench b;
   std::vector<std::int32_t> entries, starts = {0};

@@ -19,6 +19,11 @@ std::string env(const char* name) {
   return value ? value : "";
 }
 
+fs::path source_root() {
+  if (std::string dir = env("FG_SOURCE"); !dir.empty()) return dir;
+  return FG_SOURCE_ROOT;
+}
+
 fs::path cache_folder() {
   if (std::string dir = env("XDG_CACHE_HOME"); !dir.empty()) return dir;
   return fs::path(env("HOME")) / ".cache";
@@ -28,7 +33,7 @@ fs::path cache_folder() {
 
 fs::path assets() {
   if (std::string dir = env("FG_ASSETS"); !dir.empty()) return dir;
-  return fs::path(FG_SOURCE_ROOT) / ".." / "shared" / "assets";
+  return source_root() / ".." / "shared" / "assets";
 }
 
 std::optional<fs::path> find_asset(const std::string& relative) {
@@ -43,7 +48,7 @@ std::optional<fs::path> find_smollm2() {
   return path;
 }
 
-fs::path golden() { return fs::path(FG_SOURCE_ROOT) / "tests" / "golden"; }
+fs::path golden() { return source_root() / "tests" / "golden"; }
 
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);

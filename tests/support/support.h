@@ -16,7 +16,7 @@ std::filesystem::path assets();
 std::optional<std::filesystem::path> find_asset(const std::string& relative);
 // The converted SmolLM2 folder that scripts/get-model makes ($FG_MODEL, else the user's cache), if it is there.
 std::optional<std::filesystem::path> find_smollm2();
-// The repository's own tests/golden folder.
+// The repository's own tests/golden folder, in $FG_SOURCE (a program may run where it was not built), else where it was built.
 std::filesystem::path golden();
 
 std::string read_file(const std::filesystem::path& path);

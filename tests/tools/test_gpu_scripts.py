@@ -11,13 +11,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUMMARY = "[doctest] test cases:  {0} |  {1} passed | {2} failed | 0 skipped"
-CASES = ["cuda attend: one", "cuda: two, with a comma", "buckets of rows"]
+SUITES = ["[doctest] listing all test suites", "small one", "small library products", "another"]
 
 PROGRAM = """#!{python}
 import os, sys
 name = os.path.basename(sys.argv[0])
-if "--list-test-cases" in sys.argv:
-    print("\\n".join({cases!r}))
+if "--list-test-suites" in sys.argv:
+    print("\\n".join({suites!r}))
     sys.exit(0)
 open(os.path.join(os.path.dirname(sys.argv[0]), "calls"), "a").write(name + " " + " ".join(sys.argv[1:]) + "\\n")
 plan = {{}}
@@ -29,14 +29,19 @@ output, status = plan.get(name, [{summary!r}, 0])
 print(output)
 sys.exit(status)
 """
-SANITIZER = '#!/bin/sh\nwhile [ "${1#/}" = "$1" ]; do shift; done\nexec "$@"\n'
+SANITIZER = """#!/bin/sh
+while [ "${1#/}" = "$1" ]; do shift; done
+"$@"; status=$?
+[ -e "$(dirname "$0")/says nothing" ] || echo "========= ERROR SUMMARY: 0 errors"
+exit $status
+"""
 
 
 class Fake:
     def __init__(self, folder):
         self.folder = folder
         for name in ("test_cuda", "test_engine", "test_model"):
-            self.write(name, PROGRAM.format(python=sys.executable, cases=CASES, summary=SUMMARY.format(3, 3, 0)))
+            self.write(name, PROGRAM.format(python=sys.executable, suites=SUITES, summary=SUMMARY.format(3, 3, 0)))
         self.write("nvidia-smi", "#!/bin/sh\necho GPU 0: a card\n")
         self.write("compute-sanitizer", SANITIZER)
 
@@ -67,15 +72,16 @@ def fake(tmp_path):
 
 def test_all_is_run_once_and_counted(fake):
     status, lines, _ = fake.run()
-    assert status == 1 and lines[-1] == "45 passed, 0 failed, 1 skipped"  # fgserve lacks a model
+    assert status == 1 and lines[-1] == "42 passed, 0 failed, 1 skipped"  # fgserve lacks a model
     assert lines[-2].startswith("not run: fgserve over HTTP (--model FOLDER")
     assert lines[-3] == "failed: none"
     calls = fake.calls()
-    assert len(calls) == 1 + 1 + 6 + 1 + 3 * 2
+    assert len(calls) == 1 + 1 + 6 + 1 + 3 * 2 - 1  # initcheck leaves the library's readers out
     assert "test_model --test-case=on a GPU every model* --subcase=SmolLM2 --no-colors=true" in calls
-    assert sum("--test-case=cuda: two\\, with a comma" in call for call in calls) == 3
+    assert sum("--test-suite=small one" in call for call in calls) == 3
+    assert sum("--test-suite=small library products" in call for call in calls) == 2
     status, lines, _ = fake.run()  # nothing is open but the one that lacks something
-    assert fake.calls() == [] and lines[-1] == "45 passed, 0 failed, 1 skipped"
+    assert fake.calls() == [] and lines[-1] == "42 passed, 0 failed, 1 skipped"
     fake.run("--only", "variants", "--again")
     assert len(fake.calls()) == 1
 
@@ -90,9 +96,11 @@ def test_failures_skips_and_deaths_are_told_apart(fake):
     fake.calls()
     fake.run("--only", "ops")  # what has failed is not run again unasked
     assert fake.calls() == []
-    fake.write("test_cuda", PROGRAM.format(python=sys.executable, cases=CASES, summary=SUMMARY.format(3, 3, 0)) + "# built anew\n")
+    fake.write("test_cuda", PROGRAM.format(python=sys.executable, suites=SUITES, summary=SUMMARY.format(3, 3, 0)) + "# built anew\n")
     fake.plan()
     assert fake.run("--only", "ops", "engine")[1][-1] == "6 passed, 0 failed, 0 skipped"
+    (fake.folder / "says nothing").touch()  # a sanitizer that has looked at nothing
+    assert fake.run("--only", "memcheck small one")[1][-1] == "3 passed, 1 failed, 0 skipped"
 
 
 def test_a_slice_that_does_not_fit_is_not_begun(fake):
