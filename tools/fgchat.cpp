@@ -37,6 +37,7 @@ struct Options {
   std::int32_t max_tokens = 0;  // 0: as many as fit
   std::optional<std::uint64_t> seed;
   std::string system;
+  std::string chat_template;
   bool verbose = false;
 };
 
@@ -56,6 +57,7 @@ void add_flags(CLI::App& app, Options& options) {
       ->capture_default_str();
   app.add_option("--seed", options.seed, "The same seed and conversation give the same answer (default: a new one each time)");
   app.add_option("--system", options.system, "What the model is told before the conversation");
+  app.add_option("--chat-template", options.chat_template, "One of the model's chat templates by its name, or a Jinja file to use instead");
   app.add_flag("--verbose", options.verbose, "What was loaded, and the times of each answer");
   app.footer("In the chat:  /r N  back to before round N    /m  several lines, until one with a single dot    /q  quit\n"
              "Ctrl-C stops the answer, or forgets the line that is being typed.");
@@ -136,7 +138,8 @@ Answer stream_answer(Engine& engine, const std::shared_ptr<const Tokenizer>& tok
 
 // ---- the chat ----
 
-std::shared_ptr<const ChatTemplate> template_of(const std::string& folder, const Tokenizer& tokenizer) {
+std::shared_ptr<const ChatTemplate> template_of(const std::string& folder, const Options& options, const Tokenizer& tokenizer) {
+  if (!options.chat_template.empty()) return ChatTemplate::choose(folder, options.chat_template);
   auto chat_template = ChatTemplate::load(folder);
   return chat_template ? chat_template : ChatTemplate::of_family(tokenizer);
 }
@@ -147,7 +150,7 @@ class Chat {
       : engine_(engine),
         options_(options),
         tokenizer_(std::move(tokenizer)),
-        conversation_(tokenizer_, template_of(engine.info().model_folder, *tokenizer_), options.system),
+        conversation_(tokenizer_, template_of(engine.info().model_folder, options, *tokenizer_), options.system),
         reader_(interrupts_) {}
 
   void run() {

@@ -18,7 +18,6 @@
 #include "base/flight_file.h"
 #include "base/log.h"
 #include "base/model_folder.h"
-#include "base/read_file.h"
 #include "base/step_trace.h"
 #include "fastgen/engine.h"
 #include "fastgen/text.h"
@@ -39,7 +38,7 @@ constexpr std::chrono::seconds kFailedLinger{1};
 struct Flags {
   EngineConfig engine;
   ServerFlags server;
-  std::string chat_template_file;
+  std::string chat_template;
   std::string reasoning_format = "auto";
   std::optional<std::uint64_t> seed;
 };
@@ -48,10 +47,11 @@ struct Flags {
 
 void add_own_model_flags(CLI::App& app, Flags& flags) {
   auto add = [&](const char* name, auto& value, const char* help) { return app.add_option(name, value, help)->group("Model"); };
-  add("--chat-template", flags.chat_template_file, "Jinja file to use instead of the model's own chat template");
+  add("--chat-template", flags.chat_template, "One of the model's chat templates by its name, or a Jinja file to use instead");
   add("--reasoning-format", flags.reasoning_format,
       "auto: thinking of a model that has a </think> token goes to reasoning_content; always; none: it stays text")
       ->check(CLI::IsMember({"auto", "always", "none"}))->capture_default_str();
+  app.add_flag("--trust-request-chat-template", flags.server.config.trust_request_template, "Let requests bring chat templates of their own, which may write control tokens")->group("Model");
   app.add_flag("--trust-content", flags.server.config.trust_content, "Let control tokens written in messages act as such")->group("Model");
   add("--seed", flags.seed, "Of dummy weights, and of requests that bring none (default: those are random)");
 }
@@ -90,9 +90,9 @@ void raise_file_limit() {
 }
 
 std::shared_ptr<const ChatTemplate> load_template(const Flags& flags, const fs::path& folder) {
-  if (flags.chat_template_file.empty()) return ChatTemplate::load(folder);
+  if (flags.chat_template.empty()) return ChatTemplate::load(folder);
   try {
-    return ChatTemplate::parse(read_file(flags.chat_template_file), flags.chat_template_file);
+    return ChatTemplate::choose(folder, flags.chat_template);
   } catch (const Error& error) {
     throw Error(fmt::format("--chat-template {}", error.what()));
   }

@@ -29,7 +29,7 @@ using simdjson::dom::element;
 struct Options {
   std::string model;
   std::string revision = "main";
-  std::string chat_template_file;
+  std::string chat_template;
   bool add_special = false;
   bool skip_special = false;
   bool trust_content = false;
@@ -99,7 +99,7 @@ std::string decode_line(const Tokenizer& tokenizer, const Options& options, elem
 
 // What is not one of render's own fields is a variable of the template.
 std::string other_fields(element line) {
-  static constexpr std::string_view kOwn[] = {"messages",  "tools",     "documents", "add_generation_prompt",
+  static constexpr std::string_view kOwn[] = {"messages",  "tools",     "documents", "add_generation_prompt", "chat_template",
                                               "bos_token", "eos_token", "now",       "chat_template_kwargs"};
   std::string out;
   auto add = [&out](std::string_view key, element value) {
@@ -126,6 +126,7 @@ std::string render_line(const ChatTemplate& chat_template, const Tokenizer* toke
   input.kwargs_json = other_fields(line);
   input.add_generation_prompt = field_flag(line, "add_generation_prompt", true);
   input.now = field_text(line, "now");
+  input.template_name = field_text(line, "chat_template");
   auto token = [&](std::string_view key, std::string from_model) {
     return line[key].error() ? from_model : field_text(line, key);
   };
@@ -169,14 +170,15 @@ fs::path folder_of(const Options& options) {
 }
 
 std::shared_ptr<const ChatTemplate> load_template(const Options& options) {
-  if (options.chat_template_file.empty()) {
+  if (options.chat_template.empty()) {
     auto chat_template = ChatTemplate::load(folder_of(options));
     if (!chat_template) chat_template = ChatTemplate::of_family(*Tokenizer::load(folder_of(options)));
     if (!chat_template)
       throw Error(fmt::format("{}: has no chat template; use --chat-template", folder_of(options).string()));
     return chat_template;
   }
-  return ChatTemplate::parse(read_file(options.chat_template_file), options.chat_template_file);
+  if (options.model.empty()) return ChatTemplate::parse(read_file(options.chat_template), options.chat_template);
+  return ChatTemplate::choose(folder_of(options), options.chat_template);
 }
 
 int encode(const Options& options) {
@@ -191,7 +193,7 @@ int decode(const Options& options) {
 
 int render(const Options& options) {
   auto chat_template = load_template(options);
-  bool with_tokenizer = options.chat_template_file.empty() || !options.model.empty();
+  bool with_tokenizer = options.chat_template.empty() || !options.model.empty();
   auto tokenizer = with_tokenizer ? Tokenizer::load(folder_of(options)) : nullptr;
   return answer_lines(
       [&](element line) { return render_line(*chat_template, tokenizer.get(), options, line); });
@@ -231,12 +233,12 @@ int run(int argc, char** argv) {
   CLI::App* render_command =
       add_command(app, "render",
                   "{\"messages\", \"tools\"?, \"documents\"?, \"add_generation_prompt\"?, \"bos_token\"?, "
-                  "\"eos_token\"?, \"now\"?, ...} "
+                  "\"eos_token\"?, \"now\"?, \"chat_template\"?, ...} "
                   "to {\"prompt\"} and, with a tokenizer, {\"ids\"}. Other fields are variables of the "
-                  "template; \"now\" (\"2024-07-26 12:00:00\") is the time that strftime_now tells; add_generation_prompt is true unless given.",
+                  "template; \"now\" (\"2024-07-26 12:00:00\") is the time that strftime_now tells; add_generation_prompt is true unless given; \"chat_template\" names one of the model's.",
                   options);
-  render_command->add_option("--chat-template", options.chat_template_file,
-                             "A Jinja file instead of the model's own template; then no MODEL is needed");
+  render_command->add_option("--chat-template", options.chat_template,
+                             "One of MODEL's templates by its name, or a Jinja file instead, which needs no MODEL");
   render_command->add_flag("--add-special", options.add_special,
                            "Add BOS and EOS to the ids, as encode does");
   render_command->add_flag(

@@ -115,17 +115,20 @@ struct RenderInput {
   std::string bos_token{};
   std::string eos_token{};
   std::string now{};  // "2024-07-26 12:00:00" for strftime_now; empty: the local time
+  std::string template_name{};  // one of ChatTemplate::names(); empty: "tool_use" with tools where there is one, else "default"
 };
 
-// A chat template in the Jinja2 dialect of Hugging Face transformers (trim_blocks, lstrip_blocks, loop
+// A model's chat template, or several with names, in the Jinja2 dialect of Hugging Face transformers (trim_blocks, lstrip_blocks, loop
 // controls, the tojson filter without HTML escaping, raise_exception, strftime_now, {% generation %}).
 class ChatTemplate {
  public:
   // Throws Error "NAME:LINE: what" on a syntax error.
   static std::shared_ptr<const ChatTemplate> parse(std::string_view source, std::string_view name);
-  // chat_template.jinja, else chat_template in tokenizer_config.json ("default" of a list of named ones);
-  // null if the folder has none.
+  // chat_template.jinja and additional_chat_templates/NAME.jinja, else chat_template in tokenizer_config.json (one, or a list of
+  // named ones); null if the folder has none. Throws Error if there are several and none is the "default".
   static std::shared_ptr<const ChatTemplate> load(const std::filesystem::path& folder);
+  // What a user asked for: one of the folder's named templates, which then renders where the input names none, else a Jinja file.
+  static std::shared_ptr<const ChatTemplate> choose(const std::filesystem::path& folder, const std::string& name_or_file);
   // For a folder that has none: the format that the tokenizer's family is known to have, null if it is of no such family. There is one,
   // that of Mistral's tokenizers of version v3-tekken (Ministral 8B).
   static std::shared_ptr<const ChatTemplate> of_family(const Tokenizer& tokenizer);
@@ -134,6 +137,9 @@ class ChatTemplate {
   ChatTemplate(const ChatTemplate&) = delete;
   ChatTemplate& operator=(const ChatTemplate&) = delete;
 
+  // Those that RenderInput::template_name may name; none where the model has one template without a name.
+  std::vector<std::string> names() const;
+
   // Throws Error: what raise_exception said, or the template's own mistake with its line. Bounded: depth,
   // loop turns and output size have limits, so that no template or message can hang or exhaust memory.
   MarkedText render(const RenderInput& input) const;
@@ -141,6 +147,7 @@ class ChatTemplate {
   struct Impl;
 
  private:
+  static std::unique_ptr<Impl> read_folder(const std::filesystem::path& folder);
   explicit ChatTemplate(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
 };

@@ -243,6 +243,7 @@ constexpr FieldRule kRules[] = {
     // the template
     {"add_generation_prompt", kChat, FG_SET(add_generation_prompt, field.boolean())},
     {"documents", kChat, FG_READ(static_cast<void>(field.items()); draft.request.documents_json = field.raw())},
+    {"chat_template", kChat, FG_SET(chat_template, read_chat_template(field))},
     {"chat_template_kwargs", kChat, FG_READ(static_cast<void>(field.members()); draft.request.kwargs_json = field.raw())},
     // OpenAI's that this server does not offer
     {"tools", kChat, refuse},
@@ -257,7 +258,6 @@ constexpr FieldRule kRules[] = {
     // vLLM's that this server does not offer
     {"echo", kChat, refuse},
     {"continue_final_message", kChat, refuse},
-    {"chat_template", kChat, refuse},
     {"use_beam_search", kBoth, refuse},
     {"guided_json", kBoth, refuse},
     {"guided_regex", kBoth, refuse},

@@ -30,6 +30,7 @@ struct ApiRequest {
   std::string messages_json;   // content parts of type text joined to one string
   std::string documents_json;  // empty: none
   std::string kwargs_json;     // chat_template_kwargs, empty: none
+  std::string chat_template;   // the name of one of the model's, or the text of one; empty: the model's
   bool add_generation_prompt = true;
   // completions
   std::vector<PromptInput> prompts;
@@ -64,6 +65,7 @@ struct ApiRequest {
 inline constexpr std::size_t kMaxStopStrings = 64;   // vLLM's users send more than OpenAI's four
 inline constexpr std::size_t kMaxStopBytes = 4096;   // of one stop string
 inline constexpr std::size_t kMaxPrompts = 4096;     // of one completions request
+inline constexpr std::size_t kMaxTemplateBytes = 256 << 10;  // of a request's own chat template; published ones have up to 30 KB
 
 inline constexpr std::size_t kMaxIgnoredNames = 16;
 inline constexpr double kMaxTimeoutMs = 86'400'000;  // a day

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/json_writer.h"
+#include "server/api_request.h"
 
 namespace fastgen::server {
 
@@ -82,6 +83,13 @@ std::string read_messages(const JsonField& messages) {
   for (const JsonField& message : items) read_message(message, json);
   json.end_array();
   return out;
+}
+
+std::string read_chat_template(const JsonField& field) {
+  const std::string_view text = field.string();
+  if (text.empty()) field.refuse("must not be empty");
+  if (text.size() > kMaxTemplateBytes) field.refuse(fmt::format("at most {} bytes", kMaxTemplateBytes));
+  return std::string(text);
 }
 
 }  // namespace fastgen::server

@@ -11,4 +11,7 @@ namespace fastgen::server {
 // "developer" as "system", everything else as the client sent it. Throws ApiError naming messages[i].field.
 std::string read_messages(const JsonField& messages);
 
+// A chat template's name or text. Throws ApiError where it is empty or has more than kMaxTemplateBytes.
+std::string read_chat_template(const JsonField& field);
+
 }  // namespace fastgen::server

@@ -136,6 +136,7 @@ constexpr std::string_view kChatFields = R"json(
 "modalities": {"type": ["array", "null"], "items": {"const": "text"}},
 "add_generation_prompt": {"type": ["boolean", "null"]},
 "documents": {"type": ["array", "null"], "items": {"type": "object"}},
+"chat_template": {"type": ["string", "null"], "minLength": 1, "description": "The name of one of the model's templates; a template's text only with --trust-request-chat-template"},
 "chat_template_kwargs": {"type": ["object", "null"]},
 "service_tier": {"enum": ["auto", "default", null]}
 )json";

@@ -1,8 +1,10 @@
 #include "server/prompts.h"
 
 #include <algorithm>
+#include <limits>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "server/reasoning.h"
 
@@ -14,11 +16,39 @@ namespace {
 
 constexpr std::int32_t kCompletionTokens = 16;  // OpenAI's default of /v1/completions
 
-Prompt make_chat_prompt(const ApiRequest& request, const TextTools& tools) {
-  if (!tools.chat_template)
+bool is_template_text(std::string_view text) { return text.find("{{") != text.npos || text.find("{%") != text.npos; }
+
+std::shared_ptr<const ChatTemplate> parse_own(const std::string& source) {
+  try {
+    return ChatTemplate::parse(source, "line");
+  } catch (const Error& error) {
+    throw bad_field("chat_template", error.what());
+  }
+}
+
+// What renders the request: the model's template, or the one that the request brings.
+std::shared_ptr<const ChatTemplate> template_of(const ApiRequest& request, const TextTools& tools, RenderInput& input) {
+  if (request.chat_template.empty()) {
+    if (tools.chat_template) return tools.chat_template;
     throw ApiError(400, "the model has no chat template; start the server with --chat-template FILE or use /v1/completions",
                    "messages", "no_chat_template");
+  }
+  const std::vector<std::string> names = tools.chat_template ? tools.chat_template->names() : std::vector<std::string>();
+  if (std::find(names.begin(), names.end(), request.chat_template) != names.end()) {
+    input.template_name = request.chat_template;
+    return tools.chat_template;
+  }
+  if (!is_template_text(request.chat_template))
+    throw bad_field("chat_template", fmt::format("\"{}\" is none of the model's templates ({})", request.chat_template.substr(0, 64),
+                                                 names.empty() ? "they have no names" : fmt::format("{}", fmt::join(names, ", "))));
+  if (!tools.trust_request_template)
+    throw bad_field("chat_template", "templates in requests are refused; the server's --trust-request-chat-template allows them");
+  return parse_own(request.chat_template);
+}
+
+Prompt make_chat_prompt(const ApiRequest& request, const TextTools& tools) {
   RenderInput input;
+  const std::shared_ptr<const ChatTemplate> chat_template = template_of(request, tools, input);
   input.messages_json = request.messages_json;
   input.documents_json = request.documents_json;
   input.kwargs_json = request.kwargs_json;
@@ -27,8 +57,9 @@ Prompt make_chat_prompt(const ApiRequest& request, const TextTools& tools) {
   input.eos_token = tools.tokenizer->eos_token();
   MarkedText text;
   try {
-    text = tools.chat_template->render(input);
+    text = chat_template->render(input);
   } catch (const Error& error) {
+    if (chat_template != tools.chat_template) throw bad_field("chat_template", error.what());
     throw bad_field("messages", fmt::format("the chat template refuses them: {}", error.what()));
   }
   // A message that ends so opens nothing: the template must have written the tag.
@@ -64,6 +95,7 @@ std::int32_t resolve_max_tokens(const ApiRequest& request, std::size_t prompt_to
 }  // namespace
 
 std::size_t text_bytes(const ApiRequest& request) {
+  if (is_template_text(request.chat_template)) return std::numeric_limits<std::size_t>::max();
   std::size_t bytes = request.messages_json.size() + request.documents_json.size() + request.kwargs_json.size();
   for (const PromptInput& prompt : request.prompts) bytes += prompt.text.size();
   return bytes;

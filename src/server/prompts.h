@@ -18,6 +18,7 @@ struct TextTools {
   std::shared_ptr<const ChatTemplate> chat_template;  // null: chat requests are refused
   bool trust_content = false;  // control tokens in messages count as such
   bool split_reasoning = false;  // thinking goes to reasoning_content
+  bool trust_request_template = false;  // requests may bring templates of their own
 };
 
 struct Prompt {
@@ -26,7 +27,7 @@ struct Prompt {
   bool opens_thinking = false;  // it ends with the template's <think>
 };
 
-// Bytes of text that will be rendered and tokenized.
+// Bytes of text that will be rendered and tokenized. A template of the request's own counts as endless: it may loop.
 std::size_t text_bytes(const ApiRequest& request);
 
 // One for each prompt of the request. Throws ApiError.

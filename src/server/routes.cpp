@@ -96,7 +96,10 @@ HttpAnswer show_tokenizer(const ServerState& state) {
   token("eos_token", tokenizer.eos_token());
   json.key("eos_token_ids").begin_array();
   for (TokenId id : state.engine().info().eos_ids) json.value(id);
-  json.end_array().field("has_chat_template", state.tools().chat_template != nullptr).end_object();
+  const auto& chat_template = state.tools().chat_template;
+  json.end_array().field("has_chat_template", chat_template != nullptr).key("chat_template_names").begin_array();
+  for (const std::string& name : chat_template ? chat_template->names() : std::vector<std::string>()) json.value(name);
+  json.end_array().end_object();
   return answer;
 }
 

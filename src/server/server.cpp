@@ -243,7 +243,8 @@ void Server::set_loaded(std::uint64_t done_bytes, std::uint64_t total_bytes) {
 }
 
 void Server::attach(Engine& engine, ServedText text) {
-  impl_->state.attach(engine, {std::move(text.tokenizer), std::move(text.chat_template), impl_->state.config.trust_content, text.split_reasoning});
+  impl_->state.attach(engine, {std::move(text.tokenizer), std::move(text.chat_template), impl_->state.config.trust_content, text.split_reasoning,
+                            impl_->state.config.trust_request_template});
   for (auto& thread : impl_->threads) thread->attach();
 }
 

@@ -32,6 +32,7 @@ struct ServerConfig {
   int num_text_threads = 1;                 // 0..4; for prompts longer than long_prompt_bytes
   std::size_t long_prompt_bytes = 16 << 10;
   bool trust_content = false;               // control tokens inside messages count as such
+  bool trust_request_template = false;      // requests may bring chat templates of their own
   std::optional<std::uint64_t> seed;        // requests without a seed get theirs from this one, in order of arrival
 
   // ---- access

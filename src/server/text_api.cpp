@@ -17,6 +17,8 @@ void read_chat_field(std::string_view key, const JsonField& field, ApiRequest& a
     api.messages_json = read_messages(field);
   } else if (key == "add_generation_prompt") {
     api.add_generation_prompt = field.boolean();
+  } else if (key == "chat_template") {
+    api.chat_template = read_chat_template(field);
   } else if (key == "chat_template_kwargs") {
     static_cast<void>(field.members());
     api.kwargs_json = field.raw();

@@ -1,6 +1,9 @@
-// ChatTemplate: finds a model's template, hands messages to the interpreter, takes the marked text back.
+// ChatTemplate: chooses among a model's templates, hands messages to the interpreter, takes the marked text back.
+#include <algorithm>
+#include <ranges>
+
 #include <fmt/format.h>
-#include <simdjson.h>
+#include <fmt/ranges.h>
 
 #include "base/read_file.h"
 #include "fastgen/error.h"
@@ -8,15 +11,40 @@
 #include "text/jinja_interpreter.h"
 #include "text/jinja_json.h"
 #include "text/jinja_parser.h"
+#include "text/template_files.h"
 
 namespace fastgen {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+struct Named {
+  std::string name;   // empty where there is one template and no names
+  std::string where;  // for error messages
+  jinja::Template tree;
+};
+
+}  // namespace
+
 struct ChatTemplate::Impl {
-  std::string name;
-  jinja::Template main;
-  std::optional<jinja::Template> with_tools;  // "tool_use" of a list of templates
+  std::vector<Named> all;  // not empty
+  std::string chosen;      // the name of the one that renders where the input names none; empty: as transformers chooses
+
+  const Named* find(std::string_view name) const {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const Named& one) { return !one.name.empty() && one.name == name; });
+    return found == all.end() ? nullptr : &*found;
+  }
+  std::string names() const {
+    return fmt::format("{}", fmt::join(all | std::views::transform([](const Named& one) { return one.name; }), ", "));
+  }
+  // Null if no name was given and there is no default.
+  const Named* without_name(bool has_tools) const {
+    if (!chosen.empty()) return find(chosen);
+    if (all.size() == 1 && all[0].name.empty()) return &all[0];
+    const Named* with_tools = has_tools ? find("tool_use") : nullptr;
+    return with_tools != nullptr ? with_tools : find("default");
+  }
 };
 
 namespace {
@@ -27,18 +55,6 @@ jinja::Template parse_named(std::string_view source, const std::string& name) {
   } catch (const jinja::SyntaxError& error) {
     throw Error(fmt::format("{}:{}: {}", name, error.line, error.message));
   }
-}
-
-// The named template of a list of {name, template}; null if there is none.
-const jinja::Value* named_template(const jinja::Value& list, std::string_view name) {
-  for (const jinja::Value& entry : list.items()) {
-    if (!entry.is_dict()) continue;
-    const jinja::Value* entry_name = entry.dict().find("name");
-    const jinja::Value* source = entry.dict().find("template");
-    if (entry_name && entry_name->is_string() && entry_name->str() == name && source && source->is_string())
-      return source;
-  }
-  return nullptr;
 }
 
 jinja::Value parse_part(const std::string& json, const char* what, jinja::Type wanted,
@@ -67,26 +83,6 @@ std::shared_ptr<jinja::Dict> make_globals(const RenderInput& input) {
   return globals;
 }
 
-// The JSON of "chat_template" alone, empty if there is none. What stands beside it is stepped over, since "model_max_length" is often
-// 1e30 written out, which only simdjson's on-demand parser can do.
-std::string template_json(const fs::path& config) {
-  namespace ondemand = simdjson::ondemand;
-  const simdjson::padded_string padded(read_file(config));
-  ondemand::parser parser;
-  try {
-    ondemand::document document = parser.iterate(padded);
-    for (ondemand::field field : document.get_object()) {
-      const std::string_view key = field.unescaped_key();
-      if (key != "chat_template") continue;
-      ondemand::value value = field.value();
-      return std::string(std::string_view(simdjson::to_json_string(value)));
-    }
-  } catch (const simdjson::simdjson_error& error) {
-    throw Error(fmt::format("{}: chat_template cannot be read: {}", config.string(), error.what()));
-  }
-  return {};
-}
-
 }  // namespace
 
 ChatTemplate::ChatTemplate(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -94,37 +90,49 @@ ChatTemplate::~ChatTemplate() = default;
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::parse(std::string_view source, std::string_view name) {
   auto impl = std::make_unique<Impl>();
-  impl->name = name;
-  impl->main = parse_named(source, impl->name);
+  impl->all.push_back({"", std::string(name), parse_named(source, std::string(name))});
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::move(impl)));
 }
 
-std::shared_ptr<const ChatTemplate> ChatTemplate::load(const fs::path& folder) {
-  fs::path own_file = folder / "chat_template.jinja";
-  if (fs::exists(own_file)) return parse(read_file(own_file), own_file.string());
-  fs::path config = folder / "tokenizer_config.json";
-  if (!fs::exists(config)) return nullptr;
-  std::string json = template_json(config), name = config.string() + ": chat_template";
-  jinja::Value entry = json.empty() ? jinja::Value() : jinja::parse_json(json, name);
-  if (entry.is_none()) return nullptr;
-  if (entry.is_string()) return parse(entry.str(), name);
-  if (!entry.is_list()) throw Error(fmt::format("{}: must be a string or a list", name));
-  const jinja::Value* source = named_template(entry, "default");
-  if (!source) throw Error(fmt::format("{}: the list has no \"default\"", name));
+std::unique_ptr<ChatTemplate::Impl> ChatTemplate::read_folder(const fs::path& folder) {
   auto impl = std::make_unique<Impl>();
-  impl->name = name;
-  impl->main = parse_named(source->str(), name);
-  if (const jinja::Value* tools = named_template(entry, "tool_use"))
-    impl->with_tools = parse_named(tools->str(), name);
+  for (const TemplateSource& found : find_template_sources(folder)) impl->all.push_back({found.name, found.where, parse_named(found.source, found.where)});
+  return impl;
+}
+
+std::shared_ptr<const ChatTemplate> ChatTemplate::load(const fs::path& folder) {
+  auto impl = read_folder(folder);
+  if (impl->all.empty()) return nullptr;
+  if (impl->without_name(false) == nullptr)
+    throw Error(fmt::format("{}: none of the chat templates is the \"default\"; choose one by --chat-template: {}", folder.string(), impl->names()));
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::move(impl)));
+}
+
+std::shared_ptr<const ChatTemplate> ChatTemplate::choose(const fs::path& folder, const std::string& name_or_file) {
+  auto impl = read_folder(folder);
+  if (impl->find(name_or_file) == nullptr) {
+    const std::string names = impl->names();
+    if (names.empty() || fs::exists(name_or_file)) return parse(read_file(name_or_file), name_or_file);
+    throw Error(fmt::format("{}: no such file, nor is it one of the model's templates: {}", name_or_file, names));
+  }
+  impl->chosen = name_or_file;
+  return std::shared_ptr<const ChatTemplate>(new ChatTemplate(std::move(impl)));
+}
+
+std::vector<std::string> ChatTemplate::names() const {
+  std::vector<std::string> names;
+  for (const Named& one : impl_->all)
+    if (!one.name.empty()) names.push_back(one.name);
+  return names;
 }
 
 MarkedText ChatTemplate::render(const RenderInput& input) const {
   std::shared_ptr<jinja::Dict> globals = make_globals(input);
-  bool has_tools = !globals->find("tools")->is_none();
-  const jinja::Template& tmpl = has_tools && impl_->with_tools ? *impl_->with_tools : impl_->main;
+  const bool has_tools = !globals->find("tools")->is_none();
+  const Named* chosen = input.template_name.empty() ? impl_->without_name(has_tools) : impl_->find(input.template_name);
+  if (chosen == nullptr) throw Error(fmt::format("there is no chat template \"{}\"", input.template_name));
   jinja::BudgetScope budget;
-  jinja::Interpreter interpreter(tmpl, *globals, input.now);
+  jinja::Interpreter interpreter(chosen->tree, *globals, input.now);
   try {
     jinja::Text text = interpreter.render();
     return {std::move(text.bytes), std::move(text.trusted)};
@@ -132,7 +140,7 @@ MarkedText ChatTemplate::render(const RenderInput& input) const {
     std::string_view what = error.what();
     // What raise_exception says is for the client; anything else is a mistake that wants its place named.
     if (what.starts_with("TemplateError: ")) throw Error(std::string(what));
-    throw Error(fmt::format("{} ({}:{})", what, impl_->name, interpreter.line()));
+    throw Error(fmt::format("{} ({}:{})", what, chosen->where, interpreter.line()));
   }
 }
 

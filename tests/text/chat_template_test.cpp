@@ -105,9 +105,14 @@ namespace {
 
 void write(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
 
-std::string text_of(const fs::path& folder, const std::string& tools = "") {
+RenderInput hello() {
   RenderInput input;
   input.messages_json = R"([{"role":"user","content":"hi"}])";
+  return input;
+}
+
+std::string text_of(const fs::path& folder, const std::string& tools = "") {
+  RenderInput input = hello();
   input.tools_json = tools;
   return rendered(*ChatTemplate::load(folder), input);
 }
@@ -142,7 +147,65 @@ TEST_CASE("chat templates: where a model folder keeps them") {
   CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("chat_template.jinja:3: "), Error);
   fs::remove(dir.path() / "chat_template.jinja");
   write(dir.path() / "tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "T"}]})");
-  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("no \"default\""), Error);
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("none of the chat templates is the \"default\"; choose one by --chat-template: rag"), Error);
+  CHECK(rendered(*ChatTemplate::choose(dir.path(), "rag"), hello()) == "T");
+  for (const char* entry : {"{}", R"({"name": "rag"})", R"({"name": "", "template": "T"})", R"({"name": "rag", "template": 1})", "\"T\""}) {
+    write(dir.path() / "tokenizer_config.json", std::string(R"({"chat_template": [)") + entry + "]}");
+    CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("tokenizer_config.json: chat_template: each of the list needs a name and a template"), Error);
+  }
+  write(dir.path() / "tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "D"}, {"name": "rag", "template": "a\n{%"}]})");
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("chat_template \"rag\":2: "), Error);
+}
+
+TEST_CASE("chat templates: one of several is chosen by its name") {
+  test::TempDir dir;
+  const auto write_list = [&](const char* list) { write(dir.path() / "tokenizer_config.json", std::string(R"({"chat_template": )") + list + "}"); };
+  const auto by_name = [&](const ChatTemplate& tmpl, const char* name, const char* tools = "") {
+    RenderInput input = hello();
+    input.template_name = name;
+    input.tools_json = tools;
+    return rendered(tmpl, input);
+  };
+  write_list(R"([{"name": "rag", "template": "R{{ documents is none }}"}, {"name": "default", "template": "old"}, {"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}])");
+  const auto list = ChatTemplate::load(dir.path());
+  CHECK(list->names() == std::vector<std::string>{"default", "rag", "tool_use"});
+  CHECK(by_name(*list, "rag") == "RTrue");
+  CHECK(by_name(*list, "tool_use") == "T");
+  CHECK(by_name(*list, "", "[{}]") == "T");
+  CHECK(by_name(*list, "default", "[{}]") == "D");  // who names one gets it
+  CHECK(by_name(*list, "") == "D");
+  CHECK(by_name(*list, "x") == "ERROR there is no chat template \"x\"");
+  const auto rag = ChatTemplate::choose(dir.path(), "rag");
+  CHECK(by_name(*rag, "") == "RTrue");
+  CHECK(by_name(*rag, "", "[{}]") == "RTrue");
+  CHECK(by_name(*rag, "default") == "D");
+  const fs::path file = dir.path() / "other.jinja";
+  write(file, "F");
+  const auto other = ChatTemplate::choose(dir.path(), file.string());
+  CHECK(by_name(*other, "") == "F");
+  CHECK(other->names().empty());
+  CHECK(by_name(*other, "rag") == "ERROR there is no chat template \"rag\"");
+  CHECK_THROWS_WITH_AS(ChatTemplate::choose(dir.path(), "rags"), "rags: no such file, nor is it one of the model's templates: default, rag, tool_use", Error);
+  write_list("\"one\"");
+  CHECK(ChatTemplate::load(dir.path())->names().empty());
+  CHECK_THROWS_WITH_AS(ChatTemplate::choose(dir.path(), "default"), doctest::Contains("default: cannot be read: No such file"), Error);
+}
+
+TEST_CASE("chat templates: files of named ones, as newer folders keep them") {
+  test::TempDir dir;
+  write(dir.path() / "tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "C"}, {"name": "old", "template": "O"}]})");
+  fs::create_directory(dir.path() / "additional_chat_templates");
+  CHECK(ChatTemplate::load(dir.path())->names() == std::vector<std::string>{"default", "old"});  // an empty folder is no template
+  write(dir.path() / "additional_chat_templates" / "tool_use.jinja", "T");
+  write(dir.path() / "additional_chat_templates" / "notes.txt", "{% if");
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("none of the chat templates is the \"default\""), Error);
+  write(dir.path() / "chat_template.jinja", "J");
+  const auto files = ChatTemplate::load(dir.path());
+  CHECK(files->names() == std::vector<std::string>{"default", "tool_use"});  // files count before tokenizer_config.json
+  CHECK(text_of(dir.path()) == "J");
+  CHECK(text_of(dir.path(), "[{}]") == "T");
+  write(dir.path() / "additional_chat_templates" / "tool_use.jinja", "\n{% if %}");
+  CHECK_THROWS_WITH_AS(ChatTemplate::load(dir.path()), doctest::Contains("tool_use.jinja:2: "), Error);
 }
 
 TEST_CASE("chat templates: errors, variables and time") {

@@ -45,6 +45,19 @@ def test_render_without_a_model(programs):
     assert status == int(any("error" in result for result in golden["results"]))
 
 
+def test_render_by_the_name_of_one_of_a_models_templates(programs, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((TOKENIZER / "tokenizer.json").read_bytes())
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}, {"name": "rag", "template": "R{{ documents[0] }}"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    lines = [{"messages": []}, {"messages": [], "tools": [{}]}, {"messages": [], "documents": [1], "chat_template": "rag"}, {"messages": [], "chat_template": "x"}]
+    status, answers, _ = run(programs, "render", tmp_path, lines=lines)
+    assert status == 1 and [answer.get("prompt") for answer in answers] == ["D", "T", "R1", None] and '"x"' in answers[3]["error"]
+    _, answers, _ = run(programs, "render", tmp_path, "--chat-template", "tool_use", lines=lines[:1])
+    assert answers[0]["prompt"] == "T"
+    status, answers, error = run(programs, "render", tmp_path, "--chat-template", "rags", lines=[])
+    assert status == 1 and "rags: no such file, nor is it one of the model's templates: default, rag, tool_use" in error
+
+
 @pytest.mark.parametrize(
     "args, part",
     [
