@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "check.h"
 
 namespace fastgen {
@@ -24,6 +27,10 @@ CardMemory card_memory() {
   return card;
 }
 
+// From here on it pays to make the pages by many threads.
+constexpr std::size_t kTouchedBytesMin = std::size_t{256} << 20;
+constexpr unsigned kTouchThreadsMax = 32;
+
 double gb(std::size_t bytes) { return static_cast<double>(bytes) / 1e9; }
 
 }  // namespace
@@ -42,6 +49,7 @@ DeviceMemory::DeviceMemory(double budget_gb, double fraction) {
 DeviceMemory::~DeviceMemory() {
   for (void* address : device_) cudaFree(address);
   for (void* address : pinned_) cudaFreeHost(address);
+  for (const auto& memory : registered_) cudaHostUnregister(memory->data());
 }
 
 std::size_t DeviceMemory::free_bytes() const {
@@ -65,12 +73,27 @@ void* DeviceMemory::allocate(std::size_t bytes) {
 }
 
 void* DeviceMemory::allocate_pinned(std::size_t bytes) {
+  if (bytes >= kTouchedBytesMin) return allocate_registered(bytes);
   void* address = nullptr;
   bytes = std::max<std::size_t>(bytes, 16);
   cuda_check(cudaHostAlloc(&address, bytes, cudaHostAllocDefault), "pinned host memory");
   pinned_.push_back(address);
   std::memset(address, 0, bytes);
   return address;
+}
+
+// cudaHostAlloc makes the pages on one thread: with the filling 18 s for 30 GB beside an H200. Pages that are there are only pinned, in one
+// piece, since no copy may cross from one registration into the next.
+void* DeviceMemory::allocate_registered(std::size_t bytes) {
+  const int num_threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kTouchThreadsMax));
+  const std::uint64_t start_us = now_us();
+  auto memory = std::make_unique<TouchedMemory>(bytes, num_threads);
+  const std::uint64_t touched_us = now_us();
+  cuda_check(cudaHostRegister(memory->data(), bytes, cudaHostRegisterDefault), fmt::format("pinning {:.2f} GB of host memory", gb(bytes)).c_str());
+  log_debug("{:.2f} GB of pinned memory: pages made in {:.3f} s by {} threads, pinned in {:.3f} s", gb(bytes),
+            static_cast<double>(touched_us - start_us) * 1e-6, num_threads, static_cast<double>(now_us() - touched_us) * 1e-6);
+  registered_.push_back(std::move(memory));
+  return registered_.back()->data();
 }
 
 }  // namespace fastgen

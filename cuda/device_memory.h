@@ -4,7 +4,10 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <memory>
 #include <vector>
+
+#include "base/touched_memory.h"
 
 namespace fastgen {
 
@@ -23,10 +26,13 @@ class DeviceMemory {
   void* allocate_pinned(std::size_t bytes);  // zero-filled
 
  private:
+  void* allocate_registered(std::size_t bytes);
+
   std::size_t total_bytes_ = 0;
   std::size_t others_bytes_ = 0;  // other processes' at the start
   std::size_t budget_bytes_ = 0;
   std::vector<void*> device_, pinned_;
+  std::vector<std::unique_ptr<TouchedMemory>> registered_;  // pinned too, the large ones
 };
 
 }  // namespace fastgen
