@@ -1,4 +1,4 @@
-// Built where the toolkit comes without CUPTI's headers: traces show the host alone.
+// Built where the toolkit comes without CUPTI's headers, so that traces show the host alone, and with -Dprofiler=false.
 #include "profiler.h"
 
 namespace fastgen {

@@ -46,6 +46,7 @@ void on_crash(int signal) {
 }  // namespace
 
 std::string write_flight_file(const char* reason) {
+  if constexpr (!kHasProfiler) return "";
   const std::string file = trace_file_name(reason);
   std::ofstream out(file);
   out << recent_trace(kRecentMs) << '\n';

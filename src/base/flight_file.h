@@ -7,7 +7,7 @@
 namespace fastgen {
 
 // The last ten seconds into $FG_PROFILE_DIR (the working directory); the log says the file's name, which holds `reason`, a word.
-// Returns the name; empty if the file cannot be written. Any thread.
+// Returns the name; empty if the file cannot be written, or in a build without the profiler. Any thread.
 std::string write_flight_file(const char* reason);
 
 // From now on a crash (SIGSEGV and its kin, or an abort, as of a failed FG_CHECK) first writes one. Once, at the program's start;

@@ -184,7 +184,7 @@ const SpanInfo& span_info(SpanKind kind) {
   return kInfo[static_cast<std::size_t>(kind)];
 }
 
-void record_span(const Span& span) { thread_entry().ring.push(span); }
+void push_span(const Span& span) { thread_entry().ring.push(span); }
 
 void name_thread(const std::string& name) {
   recorder().name(thread_entry(), name);

@@ -16,6 +16,14 @@
 
 namespace fastgen {
 
+// Without it (meson -Dprofiler=false, to measure what it costs) nothing is recorded, and who asks for a trace is refused.
+#ifdef FG_NO_PROFILER
+inline constexpr bool kHasProfiler = false;
+#else
+inline constexpr bool kHasProfiler = true;
+#endif
+inline constexpr const char* kNoProfiler = "this build has no profiler (meson -Dprofiler=false)";
+
 enum class SpanKind : std::uint8_t {
   // The engine thread's turn.
   kPlan,
@@ -57,7 +65,10 @@ struct Span {
 inline constexpr std::size_t kSpansPerThread = 8192;
 
 // Into the calling thread's ring.
-void record_span(const Span& span);
+void push_span(const Span& span);
+inline void record_span(const Span& span) {
+  if constexpr (kHasProfiler) push_span(span);
+}
 // What the calling thread is called in traces, and by the system (ps, top -H); in traces other threads are "thread N".
 void name_thread(const std::string& name);
 
@@ -80,7 +91,9 @@ void set_range_hooks(const RangeHooks* hooks);
 // One span of the calling thread, from here to the end of the scope, to end() or to next().
 class SpanScope {
  public:
-  explicit SpanScope(SpanKind kind) { open(kind, now_ns()); }
+  explicit SpanScope(SpanKind kind) {
+    if constexpr (kHasProfiler) open(kind, now_ns());
+  }
   SpanScope(const SpanScope&) = delete;
   SpanScope& operator=(const SpanScope&) = delete;
   ~SpanScope() { end(); }
@@ -90,11 +103,12 @@ class SpanScope {
   }
   // Ends this one and begins another at the same moment.
   void next(SpanKind kind) {
+    if constexpr (!kHasProfiler) return;
     const std::uint64_t now = now_ns();
     if (is_open_) close(now);
     open(kind, now);
   }
-  std::uint64_t start_ns() const { return span_.start_ns; }
+  std::uint64_t start_ns() const { return span_.start_ns; }  // 0 without the profiler
 
  private:
   void open(SpanKind kind, std::uint64_t now);

@@ -77,6 +77,7 @@ void StepTracer::before_step() {
 void StepTracer::begin() {
   const int by = asked.exchange(0, std::memory_order_relaxed);
   if (by == 0 || is_tracing_) return;
+  if constexpr (!kHasProfiler) return log_warn("no trace is written: {}", kNoProfiler);
   {
     const std::lock_guard lock(mutex);
     num_wanted_ = by == 2 ? wish.num_steps : steps_of_environment();

@@ -37,11 +37,13 @@ Event event_of(const Sequence& sequence, EventKind kind, std::uint64_t now_us) {
 
 // What the choice did until now, into the flight recorder; its next phase begins.
 void end_phase(Sequence& sequence) {
-  const std::uint64_t now = now_ns();
-  const SpanKind first = sequence.has_started ? SpanKind::kPrefill : SpanKind::kQueued;
-  record_span({sequence.has_drawn ? SpanKind::kDecode : first, sequence.phase_ns, now, sequence.request->id,
-               {sequence.choice_idx, sequence.prompt_len(), static_cast<std::int32_t>(sequence.output.size())}});
-  sequence.phase_ns = now;
+  if constexpr (kHasProfiler) {
+    const std::uint64_t now = now_ns();
+    const SpanKind first = sequence.has_started ? SpanKind::kPrefill : SpanKind::kQueued;
+    record_span({sequence.has_drawn ? SpanKind::kDecode : first, sequence.phase_ns, now, sequence.request->id,
+                 {sequence.choice_idx, sequence.prompt_len(), static_cast<std::int32_t>(sequence.output.size())}});
+    sequence.phase_ns = now;
+  }
   sequence.has_drawn = !sequence.output.empty();
 }
 

@@ -119,6 +119,7 @@ BatchShape pack_step(Step& step, const KvCache& kv, Runner& runner) {
 }
 
 void record_step(const Step& step, std::uint64_t step_number) {
+  if constexpr (!kHasProfiler) return;
   record_span({SpanKind::kStep, step.start_ns, now_ns(), step_number,
                {static_cast<std::int32_t>(step.decode_tokens), static_cast<std::int32_t>(step.prefill_tokens), step.is_graph}});
 }

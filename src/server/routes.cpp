@@ -111,6 +111,7 @@ HttpAnswer show_version() {
 
 // The flight recorder's last ?ms=500 milliseconds, as ui.perfetto.dev shows them.
 HttpAnswer show_trace(const HttpRequest& request) {
+  if constexpr (!kHasProfiler) throw ApiError(501, kNoProfiler);
   const std::string_view text = request.query("ms");
   std::uint64_t ms = kTraceMs;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), ms);

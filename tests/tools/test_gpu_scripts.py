@@ -144,15 +144,21 @@ def test_bench_gpu_measures_writes_and_goes_on(programs, tiny, tmp_path):
 
     status, lines = bench("--only", "1x128", "cost")
     assert status == 1 and lines[-1] == "2 passed, 0 failed, 1 skipped", lines  # no other fgbench to compare with
-    offline = json.loads((output / "gpu-offline.json").read_text())["models"]["mistral-7b"]
+    offline = json.loads((output / "cpu-offline.json").read_text())["models"]["mistral-7b"]
     assert offline["runs"]["1x128+256"][0]["output_tokens_per_s"] > 0 and "--case CASE" in offline["command"]
-    costs = json.loads((output / "gpu-costs.json").read_text())
+    costs = json.loads((output / "cpu-costs.json").read_text())
     assert len(costs["tracing"]["step_ms_p50"]["with"]) == 3 and "cost_percent" in costs["tracing"]
-    assert not (output / "gpu-ops.json").exists()
+    assert not (output / "cpu-ops.json").exists()
     status, lines = bench("--only", "1x128", "1x1024")  # the first is there already, and stays
     assert status == 0 and [line.split(":")[0] for line in lines[:-4]] == ["offline mistral-7b 1x1024+1"]
-    runs = json.loads((output / "gpu-offline.json").read_text())["models"]["mistral-7b"]["runs"]
+    runs = json.loads((output / "cpu-offline.json").read_text())["models"]["mistral-7b"]["runs"]
     assert list(runs) == ["1x128+256", "1x1024+1"]
+    status, lines = bench("--only", "profiler", "load", "--other-fgbench", programs / "bench" / "fgbench")  # what lacked something runs now
+    assert status == 0, lines
+    costs = json.loads((output / "cpu-costs.json").read_text())
+    assert len(costs["the profiler"]["step_ms_p50"]["without"]) == 5 and "tracing" in costs
+    load = json.loads((output / "cpu-load.json").read_text())
+    assert load["warm"]["plain_read_s"]["median"] > 0 and len(load["dropped"]["start_s"]["runs"]) == 1
 
 
 def test_fgserve_answers_as_the_check_wants_on_the_cpu(programs, tiny):

@@ -165,6 +165,7 @@ class Offline {
   // The tracing must be over before a run is.
   bool can_trace(const OfflineCase& one) const { return options_.profile_steps + kTraceMargin <= one.decode_len; }
   void check_profile() const {
+    if (options_.profile_steps > 0 && !kHasProfiler) throw Error(fmt::format("--profile-steps: {}", kNoProfiler));
     if (options_.profile_steps == 0 || std::any_of(cases_.begin(), cases_.end(), [&](const auto& one) { return can_trace(one); })) return;
     throw Error(fmt::format("--profile-steps {}: no run is long enough, it takes {} decoded tokens", options_.profile_steps,
                             options_.profile_steps + kTraceMargin));
