@@ -32,6 +32,19 @@ inline CaseRun case_run(char32_t code) {
   return code >= 'a' && code <= 'z' ? kLowerRun : code >= 'A' && code <= 'Z' ? kUpperRun : kNoRun;
 }
 
+// For patterns that tell words from symbols.
+enum WordClass : std::uint8_t {
+  kNoWord = 0,
+  kWordPart = 1,  // [\p{L}\p{M}]
+  kSymbol = 2,    // [\p{P}\p{S}]
+};
+WordClass slow_word_class(char32_t code);
+inline WordClass word_class(char32_t code) {
+  if (code >= 128) return slow_word_class(code);
+  const CharClass known = kAsciiClass[code];
+  return known == kLetter ? kWordPart : known == kOtherChar && code > 0x20 && code < 0x7f ? kSymbol : kNoWord;
+}
+
 inline bool is_white_space(char32_t code) { return (char_class(code) & (kSpace | kNewline)) != 0; }
 bool is_punctuation(char32_t code);  // ASCII punctuation and symbols, and category P
 

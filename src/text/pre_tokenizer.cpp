@@ -195,10 +195,10 @@ std::unique_ptr<const PreTokenizer::Step> make_split(const JsonPart& config) {
     if (text.empty()) pattern.fail("must not be empty");
     return std::make_unique<StringStep>(text, behavior, invert);
   }
-  // The hand-written forms leave no gaps, so that Isolated and its inverted Removed are the same.
-  bool plain = behavior == Behavior::kIsolated || (behavior == Behavior::kRemoved && invert);
-  WordSplitter splitter = find_splitter(regex->string());
-  if (plain && splitter) return std::make_unique<WordSplitterStep>(splitter);
+  const HandWritten splitter = find_splitter(regex->string());
+  // Where a pattern leaves no gaps, Isolated and its inverted Removed are the same.
+  const bool plain = behavior == Behavior::kIsolated || (behavior == Behavior::kRemoved && invert && !splitter.leaves_gaps);
+  if (plain && splitter.first_word) return std::make_unique<WordSplitterStep>(splitter.first_word);
   return std::make_unique<RegexStep>(Regex(regex->string(), "pre_tokenizer Split"), behavior, invert);
 }
 

@@ -1,5 +1,7 @@
 #include "text/splitters.h"
 
+#include <string>
+
 #include "text/char_class.h"
 #include "text/utf8.h"
 
@@ -130,6 +132,36 @@ std::size_t tekken_symbols(std::string_view text) {
   return end;
 }
 
+bool is_han_or_kana(char32_t code) { return (code >= 0x4e00 && code <= 0x9fa5) || (code >= 0x3040 && code <= 0x30ff); }
+
+bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+WordClass word_class_at(std::string_view text, std::size_t at) {
+  return at < text.size() ? word_class(decode_utf8(text.data() + at).code) : kNoWord;
+}
+
+std::size_t skip_words(std::string_view text, std::size_t at, WordClass wanted) {
+  while (word_class_at(text, at) == wanted) at += decode_utf8(text.data() + at).bytes;
+  return at;
+}
+
+// The match of DeepSeek's last pattern where `text` begins; 0 if there is none.
+std::size_t deepseek_match(std::string_view text) {
+  const Utf8Char c = decode_utf8(text.data());
+  const WordClass first = word_class(c.code);
+  if (c.code < 128 && first == kSymbol && text.size() > 1 && is_ascii_letter(text[1])) {
+    std::size_t end = 2;
+    while (end < text.size() && is_ascii_letter(text[end])) ++end;
+    return end;
+  }
+  if (first == kWordPart) return skip_words(text, c.bytes, kWordPart);
+  if (first == kNoWord && c.code != '\r' && c.code != '\n' && word_class_at(text, c.bytes) == kWordPart) return skip_words(text, c.bytes, kWordPart);
+  const std::size_t symbols = text[0] == ' ' ? 1 : 0;
+  if (const std::size_t end = skip_words(text, symbols, kSymbol); end > symbols) return skip(text, end, kNewline);
+  if (const std::size_t bytes = newline_word(text)) return bytes;
+  return is_white_space(c.code) ? space_word(text) : 0;
+}
+
 }  // namespace
 
 std::size_t tekken_word(std::string_view text) {
@@ -159,12 +191,41 @@ std::size_t gpt2_word(std::string_view text) {
 std::size_t llama3_word(std::string_view text) { return llama_word<3>(text); }
 std::size_t qwen2_word(std::string_view text) { return llama_word<1>(text); }
 
-WordSplitter find_splitter(std::string_view pattern) {
-  if (pattern == kGpt2Pattern) return gpt2_word;
-  if (pattern == kLlama3Pattern) return llama3_word;
-  if (pattern == kQwen2Pattern) return qwen2_word;
-  if (pattern == kTekkenPattern) return tekken_word;
-  return nullptr;
+std::size_t numbers_word(std::string_view text) {
+  if (const std::size_t bytes = number_word(text, 3)) return bytes;
+  return skip(text, 0, kOtherChar | kLetter | kSpace | kNewline);
+}
+
+std::size_t han_kana_word(std::string_view text) {
+  std::size_t at = 0;
+  const bool inside = is_han_or_kana(decode_utf8(text.data()).code);
+  while (at < text.size()) {
+    const Utf8Char c = decode_utf8(text.data() + at);
+    if (is_han_or_kana(c.code) != inside) break;
+    at += c.bytes;
+  }
+  return at;
+}
+
+std::size_t deepseek_word(std::string_view text) {
+  if (const std::size_t bytes = deepseek_match(text)) return bytes;
+  // Where nothing matches is known from two characters, so looking for the next match takes time in proportion to the text.
+  std::size_t at = decode_utf8(text.data()).bytes;
+  while (at < text.size() && deepseek_match(text.substr(at)) == 0) at += decode_utf8(text.data() + at).bytes;
+  return at;
+}
+
+HandWritten find_splitter(std::string_view pattern) {
+  std::string escaped;
+  for (char c : pattern) c == '\r' ? escaped += "\\r" : c == '\n' ? escaped += "\\n" : escaped += c;
+  if (escaped == kGpt2Pattern) return {gpt2_word};
+  if (escaped == kLlama3Pattern) return {llama3_word};
+  if (escaped == kQwen2Pattern) return {qwen2_word};
+  if (escaped == kTekkenPattern) return {tekken_word};
+  if (escaped == kNumbersPattern) return {numbers_word, true};
+  if (escaped == kHanKanaPattern) return {han_kana_word, true};
+  if (escaped == kDeepSeekPattern) return {deepseek_word, true};
+  return {};
 }
 
 }  // namespace fastgen

@@ -79,9 +79,8 @@ TEST_CASE("a sentencepiece model that is cut off or of another kind is refused b
   CHECK(file.is_bpe);
   CHECK(file.byte_fallback);
   CHECK(file.pieces.size() == 420);
-  // model_type (field 3 of the trainer) 2 is BPE, 1 unigram; model_prefix, which is field 2, stands before it.
-  const std::string bpe = std::string("tokenizer\x18\x02");
-  CHECK(read(replaced(model, bpe, std::string("tokenizer\x18\x01"))).find("f.model: is not a BPE model") == 0);
+  // model_type (field 3 of the trainer) 2 is BPE, 1 unigram; vocab_size, which is field 4, stands behind it.
+  CHECK(read(replaced(model, "\x18\x02\x20", "\x18\x01\x20")).find("f.model: is not a BPE model") == 0);
 }
 
 TEST_CASE("tekken.json: control tokens of early versions, those that the file lists, and what is wrong with it") {

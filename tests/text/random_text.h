@@ -17,7 +17,7 @@ inline std::size_t below(Rng& rng, std::size_t bound) { return rng() % bound; }
 // A character from anywhere, often from where the splitting patterns turn.
 inline char32_t random_char(Rng& rng) {
   static constexpr std::u32string_view kTurns =
-      U"'stmdrevlSTLſ/ǅʰ  \t\r\n\v\f\u0085\u00a0\u180e\u2003\u2028\u3000aZ09½٣_-.,!é́\u0e31你ⅷ";
+      U"\x01\u200b\u3042$€'stmdrevlSTLſ/ǅʰ  \t\r\n\v\f\u0085\u00a0\u180e\u2003\u2028\u3000aZ09½٣_-.,!é́\u0e31你ⅷ";
   if (below(rng, 4) != 0) return kTurns[below(rng, kTurns.size())];
   char32_t code = below(rng, 2) != 0 ? below(rng, 0x3000) : below(rng, 0x110000);
   return code >= 0xd800 && code < 0xe000 ? U'x' : code;
