@@ -128,23 +128,35 @@ Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 
+// Where compiled patterns run. One per thread, since mapping one for each word of a text cost more than the words' matches.
+struct Regex::Workplace {
+  pcre2_match_context* context = pcre2_match_context_create(nullptr);
+  pcre2_jit_stack* stack = pcre2_jit_stack_create(kJitStackStartBytes, kJitStackMaxBytes, nullptr);
+
+  Workplace() { pcre2_jit_stack_assign(context, nullptr, stack); }
+  ~Workplace() {
+    pcre2_match_context_free(context);
+    pcre2_jit_stack_free(stack);
+  }
+  Workplace(const Workplace&) = delete;
+  Workplace& operator=(const Workplace&) = delete;
+
+  static Workplace& of_this_thread() {
+    thread_local Workplace workplace;
+    return workplace;
+  }
+};
+
 struct Regex::Search::State {
   const Compiled& compiled;
   std::string_view text;
   pcre2_match_data* data = pcre2_match_data_create_from_pattern(compiled.code, nullptr);
-  pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  pcre2_jit_stack* stack = pcre2_jit_stack_create(kJitStackStartBytes, kJitStackMaxBytes, nullptr);
+  pcre2_match_context* context = Workplace::of_this_thread().context;
   std::size_t at = 0;
   std::optional<std::size_t> last_end;
 
-  State(const Compiled& c, std::string_view t) : compiled(c), text(t) {
-    pcre2_jit_stack_assign(context, nullptr, stack);
-  }
-  ~State() {
-    pcre2_match_data_free(data);
-    pcre2_match_context_free(context);
-    pcre2_jit_stack_free(stack);
-  }
+  State(const Compiled& c, std::string_view t) : compiled(c), text(t) {}
+  ~State() { pcre2_match_data_free(data); }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 };

@@ -22,7 +22,7 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
 
   // Walks over the matches in one text (valid UTF-8), as find_iter does in Rust: not overlapping, left to
-  // right; an empty match right after another match is left out.
+  // right; an empty match right after another match is left out. Stays on the thread that made it.
   class Search {
    public:
     Search(const Regex& regex, std::string_view text);
@@ -38,6 +38,7 @@ class Regex {
 
  private:
   struct Compiled;
+  struct Workplace;
   std::unique_ptr<Compiled> compiled_;
 };
 
