@@ -74,6 +74,10 @@ class Server(FgserveProcess):
         """CPU time of these threads, from the kernel's scheduler, in seconds."""
         return sum(int((self.task(name) / "schedstat").read_text().split()[0]) for name in threads) * 1e-9
 
+    def rss_bytes(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.M)[1])
+
     def write_buckets(self):
         """Events by the time from their step's result to the return of their write: upper bounds in seconds, and how many up to each."""
         with urllib.request.urlopen(self.url + "/metrics", timeout=60) as answer:
@@ -106,7 +110,8 @@ class Programs:
 
     def load(self, server, *arguments):
         """The one run of fgbench serve, and its record."""
-        record = self.bench("serve", "--url", server.url, "--quiet", *arguments)
+        where = [] if "--url" in arguments else ["--url", server.url]
+        record = self.bench("serve", *where, "--quiet", *arguments)
         (run,) = record["runs"]
         if run["failed"]:
             raise RuntimeError(f"{run['failed']} requests failed")

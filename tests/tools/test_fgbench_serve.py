@@ -59,6 +59,18 @@ def test_figures_of_a_closed_loop(programs, echo, tmp_path):
     assert "Successful requests" in run.stdout and "Time to first token (ttft)" in run.stdout
 
 
+def test_a_unix_socket_serves_as_tcp_does(programs, tiny, tmp_path):
+    path, out = tmp_path / "socket", tmp_path / "out.json"
+    with fgserve(programs, tiny, "--backend", "echo", "--kv-gb", "0.1", "--unix-socket", path):
+        run = serve(programs, f"unix:{path}", out, "--num-prompts", 20, "--input-len", 5, "--output-len", 9, "--vocab", 256, "--max-concurrency", 4)
+    assert run.returncode == 0, run.stderr
+    (record,) = json.loads(out.read_text())["runs"]
+    assert (record["completed"], record["total_output_tokens"]) == (20, 180)
+    assert str(path) in serve(programs, f"unix:{path}.none", out).stderr
+    for wrong in ("unix:", "unix:/" + "long" * 30, "ftp://x"):
+        assert f"--url {wrong}" in serve(programs, wrong, out).stderr
+
+
 def test_chats_with_a_tokenizer_and_poisson_arrivals(programs, echo, tiny, tmp_path):
     path = tmp_path / "out.json"
     run = serve(programs, echo, path, "--endpoint", "chat", "--dataset", "random", "--tokenizer", tiny, "--num-prompts", 40, "--input-len", 30,

@@ -25,12 +25,14 @@ def test_the_front_end_is_measured(programs, tmp_path):
     most = 1 << 20 if hard == resource.RLIM_INFINITY else hard - 200
     assert [row["connections"] for row in record["front_end"]] == [min(count, most) for count in (256, 2000, 5000)]
     assert len(record["half_load"]) == 3
-    for row in record["front_end"] + record["half_load"]:
+    assert [(row["sockets"], row["io_threads"]) for part in ("two_io_threads", "unix_sockets") for row in record[part]] == 2 * [("tcp", 2)] + 2 * [("unix", 1)]
+    for row in record["front_end"] + record["half_load"] + record["two_io_threads"] + record["unix_sockets"]:
         times = row["step_to_write_ms"]
         assert 0 < times["p50"] <= times["p90"] <= times["p99"] and 0 < row["writes"] <= row["tokens"] + row["connections"]
         assert row["failed"] == 0 and 0 < row["events"] <= row["tokens"]
         # One thread takes no more than its time, but for what it does just before and after the measured one.
-        assert row["events_per_io_cpu_s"] > 0.8 * row["events_per_wall_s"] > 0
+        assert row["events_per_io_cpu_s"] > 0.8 / row["io_threads"] * row["events_per_wall_s"] > 0
+    assert record["idle_connections"]["connections"] <= 1000 and record["idle_connections"]["after_a_request_each_mb"] < 40
 
 
 def test_the_burst_is_measured_in_turns(programs, tmp_path):

@@ -1,6 +1,7 @@
 #include "bench/load_client.h"
 
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -11,8 +12,10 @@
 #include <deque>
 #include <list>
 
+#include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <fmt/format.h>
@@ -28,14 +31,24 @@ namespace {
 
 namespace asio = boost::asio;
 using asio::ip::tcp;
+using Stream = asio::generic::stream_protocol;  // TCP, or a Unix socket
 using boost::system::error_code;
 
 constexpr std::size_t kReadBytes = 64 << 10;
 constexpr std::size_t kErrorBytesMax = 300;
 
+Stream::endpoint endpoint_of(const LoadTarget& target, asio::io_context& context) {
+  if (!target.unix_path.empty()) return asio::local::stream_protocol::endpoint(target.unix_path);
+  error_code error;
+  tcp::resolver resolver(context);
+  const auto found = resolver.resolve(target.host, target.port, error);
+  if (error || found.empty()) throw Error(fmt::format("--url: {}:{}: {}", target.host, target.port, error.message()));
+  return found.begin()->endpoint();
+}
+
 std::string head_of(const LoadTarget& target, const char* method, const std::string& path, std::size_t body_bytes) {
-  std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}:{}\r\nAccept: text/event-stream, application/json\r\n", method, path,
-                                 target.host, target.port);
+  const std::string host = target.unix_path.empty() ? fmt::format("{}:{}", target.host, target.port) : "localhost";
+  std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream, application/json\r\n", method, path, host);
   if (!target.api_key.empty()) head += fmt::format("Authorization: Bearer {}\r\n", target.api_key);
   if (body_bytes > 0) head += fmt::format("Content-Type: application/json\r\nContent-Length: {}\r\n", body_bytes);
   return head + "\r\n";
@@ -107,7 +120,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   static constexpr std::size_t kNone = ~std::size_t{0};
   LoadRun& run_;
-  tcp::socket socket_;
+  Stream::socket socket_;
   SseReader reader_;
   std::string head_;
   std::size_t job_idx_ = kNone;
@@ -124,11 +137,7 @@ class LoadRun {
   LoadRun(const std::vector<LoadJob>& jobs, const LoadOptions& options)
       : jobs_(jobs), options_(options), arrivals_(context_), ticks_(context_) {
     result_.records.resize(jobs.size());
-    error_code error;
-    tcp::resolver resolver(context_);
-    const auto found = resolver.resolve(options.target.host, options.target.port, error);
-    if (error || found.empty()) throw Error(fmt::format("--url: {}:{}: {}", options.target.host, options.target.port, error.message()));
-    endpoint_ = found.begin()->endpoint();
+    endpoint_ = endpoint_of(options.target, context_);
   }
 
   LoadResult run() {
@@ -149,7 +158,7 @@ class LoadRun {
   const LoadJob& job(std::size_t idx) const { return jobs_[idx]; }
   LoadRecord& record(std::size_t idx) { return result_.records[idx]; }
   const LoadTarget& target() const { return options_.target; }
-  const tcp::endpoint& endpoint() const { return endpoint_; }
+  const Stream::endpoint& endpoint() const { return endpoint_; }
   std::uint64_t timeout_ns() const { return std::uint64_t(options_.timeout_s * 1e9); }
   ChunkReader& chunks() { return chunks_; }
   std::array<char, kReadBytes>& buffer() { return buffer_; }
@@ -227,7 +236,7 @@ class LoadRun {
   const LoadOptions& options_;
   asio::io_context context_{1};
   asio::steady_timer arrivals_, ticks_;
-  tcp::endpoint endpoint_;
+  Stream::endpoint endpoint_;
   ChunkReader chunks_;
   std::array<char, kReadBytes> buffer_{};
   std::list<std::shared_ptr<Connection>> open_;
@@ -259,7 +268,7 @@ void Connection::start(std::size_t job_idx) {
     if (self->is_over()) return;
     if (error) return self->end(fmt::format("connect: {}", error.message()));
     error_code ignored;
-    self->socket_.set_option(tcp::no_delay(true), ignored);
+    self->socket_.set_option(tcp::no_delay(true), ignored);  // fails on a Unix socket, which needs none
     self->socket_.non_blocking(true, ignored);
     self->send();
   });
@@ -278,7 +287,7 @@ void Connection::send() {
 }
 
 void Connection::wait_readable() {
-  socket_.async_wait(tcp::socket::wait_read, [self = shared_from_this()](error_code error) {
+  socket_.async_wait(Stream::socket::wait_read, [self = shared_from_this()](error_code error) {
     if (self->is_over()) return;
     if (error) return self->end(error.message());
     self->read();
@@ -349,8 +358,15 @@ void Connection::end(const std::string& error) {
 }  // namespace
 
 LoadTarget parse_url(const std::string& url) {
-  constexpr std::string_view kScheme = "http://";
-  if (!url.starts_with(kScheme)) throw Error(fmt::format("--url {}: must begin with http://", url));
+  constexpr std::string_view kScheme = "http://", kUnix = "unix:";
+  if (url.starts_with(kUnix)) {
+    LoadTarget target;
+    target.unix_path = url.substr(kUnix.size());
+    if (target.unix_path.empty() || target.unix_path.size() >= sizeof(sockaddr_un::sun_path))
+      throw Error(fmt::format("--url {}: needs the path of a socket behind unix:, of at most {} bytes", url, sizeof(sockaddr_un::sun_path) - 1));
+    return target;
+  }
+  if (!url.starts_with(kScheme)) throw Error(fmt::format("--url {}: must begin with http:// or unix:", url));
   std::string rest = url.substr(kScheme.size());
   while (rest.ends_with('/')) rest.pop_back();
   if (rest.ends_with("/v1")) rest.resize(rest.size() - 3);
@@ -374,11 +390,11 @@ LoadResult run_load(const std::vector<LoadJob>& jobs, const LoadOptions& options
 
 std::string http_get(const LoadTarget& target, const std::string& path) {
   asio::io_context context;
-  tcp::socket socket(context);
+  Stream::socket socket(context);
   error_code error;
-  const auto found = tcp::resolver(context).resolve(target.host, target.port, error);
-  if (!error && !found.empty()) socket.connect(found.begin()->endpoint(), error);
-  if (error) throw Error(fmt::format("--url: {}:{}: {}", target.host, target.port, error.message()));
+  socket.connect(endpoint_of(target, context), error);
+  if (error)
+    throw Error(fmt::format("--url: {}: {}", target.unix_path.empty() ? target.host + ":" + target.port : target.unix_path, error.message()));
   asio::write(socket, asio::buffer(head_of(target, "GET", path, 0)), error);
   SseReader reader;
   std::array<char, 16384> buffer{};

@@ -201,7 +201,7 @@ CLI::App* add_serve(CLI::App& app, ServeOptions& options) {
   CLI::App* serve = app.add_subcommand("serve", "load on a server of OpenAI's API, with the figures of vllm bench serve");
   const auto add = [&](const char* name, auto& value, const char* what) { return serve->add_option(name, value, what)->capture_default_str(); };
   const auto count = [](std::int32_t least) { return CLI::Range(least, std::numeric_limits<std::int32_t>::max()); };
-  add("--url", options.url, "http://HOST:PORT");
+  add("--url", options.url, "http://HOST:PORT, or unix:PATH of a Unix socket");
   add("--endpoint", options.endpoint, "completions or chat")->check(CLI::IsMember({"completions", "chat"}));
   serve->add_option("--model", options.model, "name in requests (default: the first that the server lists)");
   serve->add_option("--api-key", options.api_key, "sent as a bearer token")->envname("OPENAI_API_KEY");
