@@ -73,4 +73,9 @@ TokenId Sequence::token(std::int32_t position) const {
   return idx < prompt ? request->request.prompt[idx] : output[idx - prompt];
 }
 
+// What its consumer learns of a choice, without what the kind adds.
+Event event_of(const Sequence& sequence, EventKind kind, std::uint64_t now_us);
+// What the choice did until now, into the flight recorder; its next phase begins.
+void end_phase(Sequence& sequence);
+
 }  // namespace fastgen
