@@ -181,29 +181,29 @@ const Runner::CapturedStep* Runner::find_captured(const BatchShape& shape) const
 
 // ---- the host tier
 
-std::array<Runner::BlockPart, 2> Runner::parts_of(BlockId arena_block, BlockId host_block) const {
-  FG_CHECK(host_block >= 0 && host_block < num_host_blocks_, host_block, num_host_blocks_);
+std::array<Runner::BlockPart, 2> Runner::parts_of(BlockId arena_block, BlockId host_block, std::int32_t count) const {
+  FG_CHECK(host_block >= 0 && count >= 1 && host_block <= num_host_blocks_ - count, host_block, count, num_host_blocks_);
   const std::size_t id_bytes = static_cast<std::size_t>(arena_.layout.block_size) * sizeof(std::int32_t);
   const std::size_t kv_bytes = static_cast<std::size_t>(block_bytes(arena_.layout, arena_.dtype)) - id_bytes;
-  const auto in_arena = static_cast<std::size_t>(arena_block), in_host = static_cast<std::size_t>(host_block);
+  const auto in_arena = static_cast<std::size_t>(arena_block), in_host = static_cast<std::size_t>(host_block), n = static_cast<std::size_t>(count);
   char* const host_ids = host_tier_ + static_cast<std::size_t>(num_host_blocks_) * kv_bytes;
-  return {{{static_cast<char*>(arena_.data) + in_arena * kv_bytes, host_tier_ + in_host * kv_bytes, kv_bytes},
-           {static_cast<char*>(arena_.token_ids.data) + in_arena * id_bytes, host_ids + in_host * id_bytes, id_bytes}}};
+  return {{{static_cast<char*>(arena_.data) + in_arena * kv_bytes, host_tier_ + in_host * kv_bytes, n * kv_bytes},
+           {static_cast<char*>(arena_.token_ids.data) + in_arena * id_bytes, host_ids + in_host * id_bytes, n * id_bytes}}};
 }
 
 void Runner::page(const std::vector<BlockCopy>& outs, const std::vector<BlockCopy>& ins) {
   if (const FenceId before = std::exchange(paged_in_, 0)) backend_->wait(Stream::kCompute, before);
   if (!outs.empty()) {
-    for (const BlockCopy& copy : outs)
-      for (const BlockPart& part : parts_of(copy.from, copy.to)) backend_->download(Stream::kCopyOut, part.host, part.arena, part.bytes);
+    for (const BlockRun& run : runs_of(outs))
+      for (const BlockPart& part : parts_of(run.from, run.to, run.count)) backend_->download(Stream::kCopyOut, part.host, part.arena, part.bytes);
     // The blocks are others' from now on.
     backend_->wait(Stream::kCompute, backend_->record(Stream::kCopyOut));
   }
   if (!ins.empty()) {
     // The step in flight may have run ahead of the end of a sequence that had these blocks; and page-outs come first, as above.
     backend_->wait(Stream::kCopyIn, backend_->record(Stream::kCompute));
-    for (const BlockCopy& copy : ins)
-      for (const BlockPart& part : parts_of(copy.to, copy.from)) backend_->upload(Stream::kCopyIn, part.arena, part.host, part.bytes);
+    for (const BlockRun& run : runs_of(ins))
+      for (const BlockPart& part : parts_of(run.to, run.from, run.count)) backend_->upload(Stream::kCopyIn, part.arena, part.host, part.bytes);
     // What was read is free to be paged over, and what was written may be paged out again.
     paged_in_ = backend_->record(Stream::kCopyIn);
     backend_->wait(Stream::kCopyOut, paged_in_);

@@ -114,13 +114,13 @@ class Runner {
   void queue_step(const BatchShape& shape, std::int32_t num_prompt_top);
   void capture(CapturedStep& step);
   const CapturedStep* find_captured(const BatchShape& shape) const;
-  // K and V, or token ids, of a block: in the arena and in the host tier.
+  // K and V, or token ids, of blocks that are neighbours: in the arena and in the host tier.
   struct BlockPart {
     char* arena = nullptr;
     char* host = nullptr;
     std::size_t bytes = 0;
   };
-  std::array<BlockPart, 2> parts_of(BlockId arena_block, BlockId host_block) const;
+  std::array<BlockPart, 2> parts_of(BlockId arena_block, BlockId host_block, std::int32_t count) const;
 
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Transformer> transformer_;

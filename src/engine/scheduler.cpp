@@ -9,6 +9,10 @@
 namespace fastgen {
 namespace {
 
+// How many tokens' K and V are copied out and in again in the time in which one is computed: on an H200 4.3 of Mistral 7B's (14.5 GFLOP
+// at 700 TFLOP/s, 2 x 131 KB at 55 GB/s), 4.8 of Llama 3.1 8B's, 5.9 of Qwen2.5 14B's.
+constexpr std::int64_t kCopiedPerComputed = 4;
+
 // What has been decided about a running sequence. One left out may still be preempted, for an older one that is planned later.
 enum class Fate : std::uint8_t { kOpen, kPlanned, kLeftOut, kPreempted, kTooLong };
 
@@ -175,9 +179,15 @@ class Planner {
 
   // All that it has or nothing: what is missing would be computed from its beginning anyway.
   void page_out(const SequenceView& victim) {
-    if (in_.limits.num_host_blocks == 0 || victim.num_held_blocks > free_host_blocks_) return;
+    if (in_.limits.num_host_blocks == 0 || victim.num_held_blocks > free_host_blocks_ || is_computed_sooner(victim)) return;
     free_host_blocks_ -= victim.num_held_blocks;
     plan_.paged_out.push_back(victim.id);
+  }
+
+  // Copies are of whole blocks, so that a few tokens in one block may be computed again in less time.
+  bool is_computed_sooner(const SequenceView& victim) const {
+    const std::int64_t copied = std::int64_t{victim.num_held_blocks} * in_.limits.block_size;
+    return victim.num_computed * kCopiedPerComputed < copied;
   }
 
   // ---- admission

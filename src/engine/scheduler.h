@@ -6,7 +6,8 @@
 // running sequence. When a running sequence lacks blocks, it takes, in this order: prompts kept for choices that have
 // not started (the youngest), sequences whose ring is stuck, the youngest of the sequences younger than itself that have no row in
 // the step yet. A victim in flight is left out of the step instead and preempted in the next one. Whoever loses its blocks is paged
-// out where the host tier has room, else recomputed later.
+// out where the host tier has room and the copies take less time than to compute its tokens again; else it is recomputed later. The
+// latter is so for fewer tokens than a quarter of its blocks hold.
 //
 // One that is paged out is admitted in its turn like others, but without a row: its blocks come back beside this step, so that
 // the next one finds it running where it was.

@@ -1,10 +1,24 @@
 #include "kv/kv_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
 namespace fastgen {
+
+std::vector<BlockRun> runs_of(std::vector<BlockCopy> copies) {
+  std::sort(copies.begin(), copies.end(), [](const BlockCopy& a, const BlockCopy& b) { return std::pair(a.from, a.to) < std::pair(b.from, b.to); });
+  std::vector<BlockRun> runs;
+  for (const BlockCopy& copy : copies) {
+    if (!runs.empty() && copy.from == runs.back().from + runs.back().count && copy.to == runs.back().to + runs.back().count) {
+      ++runs.back().count;
+    } else {
+      runs.push_back({copy.from, copy.to, 1});
+    }
+  }
+  return runs;
+}
 
 KvCache::KvCache(std::int32_t num_blocks, std::int32_t block_size) : block_size_(block_size), pool_(num_blocks) {
   FG_CHECK(num_blocks >= 0 && block_size >= 1, num_blocks, block_size);
@@ -70,7 +84,9 @@ void KvCache::drop_before(TableId table, std::int64_t num_tokens) {
 
 void KvCache::release(TableId table) {
   Table& closing = open_table(table);
-  for (BlockId block : closing.held()) pool_.drop_holder(block);
+  // Backwards, as the pool gives out first what it got last: neighbours in this table are neighbours in the next.
+  const std::span<const BlockId> held = closing.held();
+  for (std::size_t i = held.size(); i-- > 0;) pool_.drop_holder(held[i]);
   closing.blocks.clear();
   closing.num_dropped = 0;
   closing.is_open = false;

@@ -33,6 +33,16 @@ struct BlockCopy {
   BlockId to = 0;
 };
 
+// Blocks from, from + 1, ... to blocks to, to + 1, ...: what one copy can carry.
+struct BlockRun {
+  BlockId from = 0;
+  BlockId to = 0;
+  std::int32_t count = 0;
+  bool operator==(const BlockRun&) const = default;
+};
+// The copies, which may be carried out in any order, as few runs as that takes; sorted by `from`.
+std::vector<BlockRun> runs_of(std::vector<BlockCopy> copies);
+
 class KvCache {
  public:
   KvCache(std::int32_t num_blocks, std::int32_t block_size);

@@ -79,7 +79,9 @@ void compare_ways(EngineConfig config, std::size_t count, const Closeness& close
       auto engine = Engine::create(other);
       check_same(expected, run_all(*engine, requests), closeness, temperature == 0);
       check_idle(*engine);
-      CHECK(engine->stats().num_page_ins == (other.host_kv_gb > 0 ? engine->stats().num_preemptions : 0));
+      const EngineStats stats = engine->stats();  // a sequence of one token in a block of eight is computed again
+      CHECK(stats.num_page_ins == stats.num_page_outs);
+      CHECK(stats.num_page_outs <= (other.host_kv_gb > 0 ? stats.num_preemptions : 0));
     }
   }
 }

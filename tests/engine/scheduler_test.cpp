@@ -368,6 +368,21 @@ TEST_CASE("scheduler: victims are paged out as far as the host tier has room, th
   CHECK(plan.paged_out == std::vector<std::int32_t>{3, 2});
 }
 
+TEST_CASE("scheduler: a victim whose tokens are computed again sooner than its blocks are copied is not paged out") {
+  SchedulerInput input = empty_input();
+  input.free_blocks = 0;
+  input.limits.block_size = 64;
+  input.limits.num_host_blocks = input.free_host_blocks = 10;
+  for (const auto& [num_tokens, num_blocks, is_paged_out] : {std::tuple{16, 1, false}, {17, 1, true}, {65, 2, true}, {33, 2, true}, {32, 2, false}}) {
+    CAPTURE(num_tokens);
+    input.running = {decoding_view(1, 65, 1), decoding_view(2, num_tokens, num_blocks)};  // the last token is yet to be computed
+    const StepPlan plan = plan_step(input);
+    check_plan(input, plan);
+    CHECK(plan.preempted == std::vector<std::int32_t>{2});
+    CHECK(plan.paged_out.size() == (is_paged_out ? 1u : 0u));
+  }
+}
+
 TEST_CASE("scheduler: one that is paged out comes back when all its blocks are there, and has its row in the next step") {
   SchedulerInput input = empty_input();
   input.limits.num_host_blocks = 10;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -190,6 +191,44 @@ TEST_CASE("kv_cache: a table paged to another tier and back has its shape, and c
     CHECK(arena.num_free_blocks() == 20);
     CHECK(host.num_free_blocks() == 9);
   }
+}
+
+TEST_CASE("kv_cache: copies of neighbours become one, and all of them are there") {
+  CHECK(runs_of({}).empty());
+  CHECK(runs_of({{5, 2}, {3, 0}, {4, 1}, {9, 3}}) == std::vector<BlockRun>{{3, 0, 3}, {9, 3, 1}});
+  CHECK(runs_of({{0, 1}, {1, 0}}) == std::vector<BlockRun>{{0, 1, 1}, {1, 0, 1}});  // neighbours on one side alone
+  CHECK(runs_of({{7, 4}, {7, 2}, {8, 5}}) == std::vector<BlockRun>{{7, 2, 1}, {7, 4, 2}});  // one block to two places
+  std::mt19937_64 random(test::seed());
+  for (int round = 0; round < 200; ++round) {
+    std::vector<BlockId> from(12), to(12);
+    std::iota(from.begin(), from.end(), 0);
+    std::iota(to.begin(), to.end(), 20);
+    for (int swaps = static_cast<int>(random() % 6); swaps > 0; --swaps) std::swap(to[random() % 12], to[random() % 12]);
+    std::vector<BlockCopy> copies;
+    for (std::size_t i = 0; i < 12; ++i) copies.push_back({from[i], to[i]});
+    std::shuffle(copies.begin(), copies.end(), random);
+    std::map<BlockId, BlockId> carried;
+    for (const BlockRun& run : runs_of(copies))
+      for (std::int32_t i = 0; i < run.count; ++i) CHECK(carried.emplace(run.from + i, run.to + i).second);
+    for (std::size_t i = 0; i < 12; ++i) CHECK(carried.at(from[i]) == to[i]);
+  }
+}
+
+TEST_CASE("kv_cache: neighbours of a table that was released are neighbours in the next, so that paging it takes one copy") {
+  KvCache arena(20, 4), host(20, 4);
+  const auto table_of = [&](std::int64_t num_tokens) {
+    const TableId table = arena.open();
+    arena.reserve(table, num_tokens);
+    return table;
+  };
+  const TableId first = table_of(20), second = table_of(24);
+  arena.release(first);
+  arena.release(second);
+  const TableId again = table_of(24);
+  const KvCache::Paged away = host.page_from(arena, again);
+  CHECK(runs_of(away.copies).size() == 1);
+  arena.release(again);
+  CHECK(runs_of(arena.page_from(host, away.table).copies).size() == 1);
 }
 
 TEST_CASE("kv_cache: a tier without blocks is there and holds nothing") {
