@@ -71,7 +71,7 @@ class HelpFormatter : public CLI::Formatter {
   HelpFormatter() { column_width(kNameColumns); }
 
   std::string make_option_opts(const CLI::Option* option) const override {
-    if (option->get_type_size() == 0) return "";
+    if (option->get_type_size() == 0 || option->get_items_expected_max() == 0) return "";
     const bool many = option->get_expected_max() == CLI::detail::expected_max_vector_size;
     if (option->get_positional()) return many ? "..." : "";
     const std::string label = value_label(option->get_type_name());
