@@ -228,7 +228,7 @@ std::unique_ptr<const Normalizer::Step> make_replace(const JsonPart& config) {
   JsonPart pattern = config.at("pattern");
   std::string_view to = config.at("content").string();
   if (auto regex = pattern.find("Regex")) {
-    return std::make_unique<ReplaceRegexStep>(Regex(regex->string(), "normalizer Replace"), to);
+    return std::make_unique<ReplaceRegexStep>(read_regex(*regex, "normalizer Replace"), to);
   }
   std::string_view from = pattern.at("String").string();
   if (from.empty()) pattern.fail("must not be empty");

@@ -199,7 +199,7 @@ std::unique_ptr<const PreTokenizer::Step> make_split(const JsonPart& config) {
   // Where a pattern leaves no gaps, Isolated and its inverted Removed are the same.
   const bool plain = behavior == Behavior::kIsolated || (behavior == Behavior::kRemoved && invert && !splitter.leaves_gaps);
   if (plain && splitter.first_word) return std::make_unique<WordSplitterStep>(splitter.first_word);
-  return std::make_unique<RegexStep>(Regex(regex->string(), "pre_tokenizer Split"), behavior, invert);
+  return std::make_unique<RegexStep>(read_regex(*regex, "pre_tokenizer Split"), behavior, invert);
 }
 
 std::unique_ptr<const PreTokenizer::Step> make_metaspace(const JsonPart& config) {

@@ -124,6 +124,14 @@ Regex::Regex(std::string_view pattern, std::string_view where) : compiled_(std::
   pcre2_jit_compile(compiled_->code, PCRE2_JIT_COMPLETE);  // without JIT it is only slower
 }
 
+Regex read_regex(const JsonPart& pattern, std::string_view where) {
+  try {
+    return Regex(pattern.string(), where);
+  } catch (const Error& error) {
+    pattern.fail(error.what());
+  }
+}
+
 Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;

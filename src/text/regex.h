@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "fastgen/text.h"
+#include "text/json_part.h"
 
 namespace fastgen {
 
@@ -41,6 +42,9 @@ class Regex {
   struct Workplace;
   std::unique_ptr<Compiled> compiled_;
 };
+
+// Of a tokenizer.json, which the error for a bad pattern then names. `where` stands in errors about texts, which clients see.
+Regex read_regex(const JsonPart& pattern, std::string_view where);
 
 // The pattern in PCRE2's dialect (for tests).
 std::string translate_regex(std::string_view pattern, std::string_view where);

@@ -211,6 +211,8 @@ TEST_CASE("tokenizer: what is wrong or not supported is named") {
       {broken("\"fuse_unk\"", "\"dropout\": 0.1, \"fuse_unk\""), "dropout is not supported"},
       {broken("\"decoder\"", R"("pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder")"),
        "BertPreTokenizer is not supported"},
+      {broken("\"decoder\"", R"("pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}, "decoder")"),
+       "t.json: pre_tokenizer.pattern.Regex pre_tokenizer Split: regex: missing closing parenthesis"},
       {broken("\"decoder\"", R"("post_processor": {"type": "X"}, "decoder")"),
        "post-processor X is not supported"},
   };
