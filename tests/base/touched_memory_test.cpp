@@ -1,6 +1,5 @@
 #include "base/touched_memory.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <fstream>
 #include <limits>
@@ -24,14 +23,16 @@ std::size_t resident_bytes() {
 TEST_CASE("touched memory: every page is there, zero, and gone at the end") {
   for (const int num_threads : {1, 3, 64}) {
     CAPTURE(num_threads);
-    constexpr std::size_t kBytes = (std::size_t{200} << 20) + 12'345;  // pieces of many pages, the last one cut
+    constexpr std::size_t kBytes = (std::size_t{130} << 20) + 12'345;  // three pieces of many pages, the last one cut
     const std::size_t before = resident_bytes();
     {
       const TouchedMemory memory(kBytes, num_threads);
       CHECK(resident_bytes() + (std::size_t{4} << 20) >= before + kBytes);
       CHECK(memory.bytes() == kBytes);
       CHECK(reinterpret_cast<std::uintptr_t>(memory.data()) % 4096 == 0);
-      CHECK(std::all_of(memory.data(), memory.data() + kBytes, [](char byte) { return byte == 0; }));
+      std::size_t num_set = 0;
+      for (std::size_t i = 0; i < kBytes; i += 509) num_set += memory.data()[i] != 0;
+      CHECK(num_set == 0);
       memory.data()[kBytes - 1] = 1;
     }
     CHECK(resident_bytes() <= before + (std::size_t{100} << 20));
