@@ -179,6 +179,7 @@ void exit_if_stuck() {
 int serve(Flags& flags) {
   const sigset_t set = stop_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a log whose reader has gone is no reason to end
   static SignalThread signals;  // its thread may outlive main
   set_log_level(flags.server.verbose ? LogLevel::kDebug : parse_log_level(flags.server.log_level));
   raise_file_limit();

@@ -1,5 +1,6 @@
 #include "server_flags.h"
 
+#include <cstdlib>
 #include <fstream>
 #include <thread>
 
@@ -21,6 +22,15 @@ void read_keys(const std::string& path, std::vector<std::string>& keys) {
     if (!line.empty() && line.front() != '#') keys.push_back(line);
   }
   if (keys.size() == before) throw Error(fmt::format("--api-key-file: {} holds no key", path));
+}
+
+// What browsers send as Origin: a scheme, a host, perhaps a port. Anything else would never match.
+void check_origin(const std::string& origin) {
+  const std::size_t colon = origin.find("://");
+  const bool is_plain = colon != std::string::npos && colon > 0 && colon + 3 < origin.size() &&
+                        origin.find_first_of("/?#@*, \t", colon + 3) == std::string::npos;
+  if (!is_plain && origin != "*" && origin != "null")
+    throw Error(fmt::format("--cors-origin {}: expected * or an origin such as http://localhost:3000, without a path, one for each flag", origin));
 }
 
 int default_io_threads() {
@@ -90,6 +100,10 @@ void finish_server_flags(ServerFlags& flags) {
   for (const std::string& path : flags.api_key_files) read_keys(path, config.api_keys);
   for (const std::string& key : config.api_keys)
     if (key.empty()) throw Error("--api-key: a key must not be empty");
+  // A secret that was lost on its way must not open the server to all.
+  if (const char* key = std::getenv("FG_API_KEY"); key != nullptr && *key == '\0' && config.api_keys.empty())
+    throw Error("FG_API_KEY is set but empty: unset it to serve everybody, or give a key");
+  for (const std::string& origin : config.cors_origins) check_origin(origin);
   if (flags.metrics_compat == "vllm") config.metrics_prefix = "vllm:";
   if (config.num_io_threads == 0) config.num_io_threads = default_io_threads();
 }

@@ -111,6 +111,15 @@ void write_engine(MetricsText& text, const std::string& prefix, const EngineStat
   text.steps(prefix, "iteration_tokens_total", "Tokens computed in a step.", stats.step_tokens, 1);
 }
 
+// Labels of a gauge that is 1, as vLLM has them: dashboards join on these.
+void write_cache_config(MetricsText& text, const std::string& prefix, const EngineInfo& info, const EngineStats& stats) {
+  text.head(prefix, "gauge", "cache_config_info", "The KV cache, in labels.");
+  text.sample(prefix, "cache_config_info",
+              fmt::format("block_size=\"{}\",cache_dtype=\"{}\",enable_prefix_caching=\"False\",num_gpu_blocks=\"{}\",num_cpu_blocks=\"{}\"",
+                          info.block_size, info.dtype, stats.num_blocks, stats.num_host_blocks),
+              1);
+}
+
 void write_requests(MetricsText& text, const std::string& prefix) {
   text.counter("prompt_tokens_total", "Prompt tokens of answered requests.",
                text.sum([](const ThreadMetrics& m) { return m.num_prompt_tokens.get(); }));
@@ -185,6 +194,7 @@ void write_http(MetricsText& text, const ServerState& state) {
   text.head(kOwn, "counter", "refusals_total", "Requests that were not served, by reason.");
   for (std::size_t i = 0; i < kRefusalNames.size(); ++i)
     text.sample(kOwn, "refusals_total", fmt::format("reason=\"{}\"", kRefusalNames[i]), text.sum([i](const ThreadMetrics& m) { return m.refusals[i].get(); }));
+  text.own_counter("request_log_lost_total", "Lines that --log-requests could not write, or had no room for.", state.request_log.num_lost());
   text.own_gauge("connections", "Open connections.", state.num_connections.load());
   text.own_gauge("answers", "Answers on their way.", state.num_answers.load());
 }
@@ -209,6 +219,7 @@ HttpAnswer show_metrics(const ServerState& state) {
   MetricsText text(state);
   const EngineStats stats = state.is_loaded() ? state.engine().stats() : EngineStats{};
   write_engine(text, state.config.metrics_prefix, stats);
+  if (state.is_loaded()) write_cache_config(text, state.config.metrics_prefix, state.engine().info(), stats);
   write_requests(text, state.config.metrics_prefix);
   write_steps(text, stats);
   write_health(text, state);

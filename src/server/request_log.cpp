@@ -1,15 +1,20 @@
 #include "server/request_log.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <chrono>
 #include <ctime>
 #include <system_error>
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json_writer.h"
+#include "base/spans.h"
 #include "fastgen/error.h"
 
 namespace fastgen::server {
@@ -22,6 +27,25 @@ std::string utc_time(std::int64_t unix_ms) {
   gmtime_r(&seconds, &parts);
   return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour,
                      parts.tm_min, parts.tm_sec, unix_ms % 1000);
+}
+
+constexpr std::size_t kMaxWaitingBytes = 8 << 20;
+constexpr int kLookMs = 100;  // how often a blocked writer looks whether it should stop
+
+bool is_regular(int fd) {
+  struct stat about{};
+  return ::fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
+}
+
+// Where lines go. Opened anew where that can be, so that not blocking is ours alone: the flag belongs to what others write to as well.
+int open_stdout() {
+  const int fd = is_regular(STDOUT_FILENO) ? -1 : ::open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  return fd >= 0 ? fd : ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0);
+}
+
+// A FIFO that nobody reads is an error (ENXIO), where a blocking open would wait for ever.
+int open_log(const std::string& path) {
+  return path == "-" ? open_stdout() : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0640);
 }
 
 }  // namespace
@@ -55,12 +79,28 @@ void append_request_line(std::string& out, const RequestRecord& record, std::int
 
 RequestLog::RequestLog(const std::string& path) {
   if (path.empty()) return;
-  fd_ = path == "-" ? ::dup(STDOUT_FILENO) : ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
-  if (fd_ < 0) throw Error(fmt::format("--log-requests {}: {}", path, std::generic_category().message(errno)));
+  fd_ = open_log(path);
+  if (fd_ < 0) {
+    const int error = errno;
+    const char* hint = error == ENXIO ? " (a FIFO needs a reader first)" : "";
+    throw Error(fmt::format("--log-requests {}: {}{}", path, std::generic_category().message(error), hint));
+  }
+  is_file_ = is_regular(fd_);
+  thread_ = std::thread([this] {
+    name_thread("request log");
+    run();
+  });
 }
 
 RequestLog::~RequestLog() {
-  if (fd_ >= 0) ::close(fd_);
+  if (!is_on()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  news_.notify_one();
+  thread_.join();
+  ::close(fd_);
 }
 
 void RequestLog::write(const RequestRecord& record, bool with_contents) {
@@ -69,8 +109,50 @@ void RequestLog::write(const RequestRecord& record, bool with_contents) {
   const auto now = std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch());
   std::string line;
   append_request_line(line, record, now.count(), with_contents);
-  // A log that cannot be written (a full disk) must not hold up answers: the line is lost.
-  [[maybe_unused]] const auto written = ::write(fd_, line.data(), line.size());
+  {
+    const std::lock_guard lock(mutex_);
+    if (waiting_bytes_ + line.size() > kMaxWaitingBytes) {
+      num_lost_.fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
+    waiting_bytes_ += line.size();
+    lines_.push_back(std::move(line));
+  }
+  news_.notify_one();
+}
+
+void RequestLog::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    news_.wait(lock, [this] { return stopping_ || !lines_.empty(); });
+    if (lines_.empty()) return;
+    const std::string line = std::move(lines_.front());
+    lines_.pop_front();
+    lock.unlock();
+    if (!put(line)) num_lost_.fetch_add(1, std::memory_order_relaxed);
+    lock.lock();
+    waiting_bytes_ -= line.size();
+  }
+}
+
+// False: it cannot be written (a full disk, a reader that has gone), or we stop and it would block.
+bool RequestLog::put(std::string_view line) const {
+  const std::size_t most = is_file_ ? line.size() : PIPE_BUF;  // a pipe that is ready takes so much without blocking
+  while (!line.empty()) {
+    if (!wait_writable()) return false;
+    const ssize_t count = ::write(fd_, line.data(), std::min(most, line.size()));
+    if (count < 0 && errno != EINTR && errno != EAGAIN) return false;
+    line.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
+  }
+  return true;
+}
+
+bool RequestLog::wait_writable() const {
+  while (true) {
+    pollfd wanted{fd_, POLLOUT, 0};
+    if (::poll(&wanted, 1, kLookMs) > 0) return true;  // also on an error, which the write will tell
+    if (stopping_) return false;
+  }
 }
 
 }  // namespace fastgen::server

@@ -7,6 +7,8 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -38,6 +40,9 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
 
+// Which file it is: the number alone is soon another's. Rights may change without a change of this.
+using FileMark = std::tuple<dev_t, ino_t, std::int64_t, std::int64_t>;
+
 struct Server::Impl {
   explicit Impl(ServerConfig config) : state(std::move(config)) {}
 
@@ -55,6 +60,7 @@ struct Server::Impl {
   std::vector<std::unique_ptr<IoThread>> threads;
   std::optional<asio::ssl::context> tls;
   std::unique_ptr<Acceptor> acceptor, path_acceptor;  // belong to thread 0 while that runs; the second listens on a Unix socket
+  FileMark path_file;  // of our Unix socket
   std::string address;
   std::uint16_t port = 0;
   bool stopped = false;
@@ -104,18 +110,41 @@ void Server::Impl::listen() {
   if (!state.config.unix_socket.empty()) listen_on_path();
 }
 
+namespace {
+
+FileMark file_of(const std::string& path) {
+  struct stat found{};
+  if (::lstat(path.c_str(), &found) != 0) return {};
+  return {found.st_dev, found.st_ino, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
+}
+
+// A server that was killed leaves its socket behind, and nobody takes what is sent to it.
+bool is_left_over(const std::string& path) {
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const bool refused = fd >= 0 && ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 && errno == ECONNREFUSED;
+  if (fd >= 0) ::close(fd);
+  return refused;
+}
+
+}  // namespace
+
 void Server::Impl::listen_on_path() {
   const std::string& path = state.config.unix_socket;
   if (path.size() >= sizeof(sockaddr_un::sun_path)) throw Error(fmt::format("--unix-socket {}: the path is too long for a socket", path));
   struct stat found{};
   if (::lstat(path.c_str(), &found) == 0) {
     if (!S_ISSOCK(found.st_mode)) throw Error(fmt::format("--unix-socket {}: there is something that is no socket", path));
-    ::unlink(path.c_str());  // left over by a server that was killed
+    if (!is_left_over(path)) throw Error(fmt::format("--unix-socket {}: another server listens there", path));
+    ::unlink(path.c_str());
   }
   path_acceptor = std::make_unique<Acceptor>(threads.front()->context());
   boost::system::error_code error;
   open(*path_acceptor, asio::local::stream_protocol::endpoint(path), error);
   if (error) throw Error(fmt::format("--unix-socket {}: {}", path, error.message()));
+  path_file = file_of(path);
 }
 
 // Sockets come by accept4 rather than async_accept: which thread gets one is decided when it is there.
@@ -207,7 +236,8 @@ void Server::Impl::stop() {
   if (std::exchange(stopped, true)) return;
   for (auto& thread : threads) thread->stop();
   state.text_pool.stop();  // its jobs refer to coroutines that the io threads hold
-  if (path_acceptor) ::unlink(state.config.unix_socket.c_str());
+  // While this one drained, its successor may have put a socket of its own there.
+  if (path_acceptor && path_file == file_of(state.config.unix_socket)) ::unlink(state.config.unix_socket.c_str());
   acceptor.reset();
   path_acceptor.reset();
   threads.clear();

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -24,13 +25,19 @@ double header_number(const HttpRequest& request, std::string_view name, double l
   return number;
 }
 
+std::int32_t header_priority(const HttpRequest& request, std::string_view name) {
+  const double number = header_number(request, name, -kMaxPriority, kMaxPriority);
+  if (number != std::trunc(number)) throw bad_field(std::string(name), "expected an integer");
+  return static_cast<std::int32_t>(number);
+}
+
 // What proxies and clients without access to the body may say of a request; the body's own fields go first.
 void read_headers(const HttpRequest& request, ApiRequest& api) {
   constexpr std::string_view kTimeout = "x-fastgen-timeout-ms", kTtft = "x-fastgen-ttft-timeout-ms", kPriority = "x-fastgen-priority";
   if (request.num_headers(kTimeout) > 0 && !api.timeout_ms) api.timeout_ms = header_number(request, kTimeout, 1, kMaxTimeoutMs);
   if (request.num_headers(kTtft) > 0 && !api.ttft_timeout_ms) api.ttft_timeout_ms = header_number(request, kTtft, 1, kMaxTimeoutMs);
   if (request.num_headers(kPriority) > 0 && api.priority == 0)
-    api.priority = static_cast<std::int32_t>(header_number(request, kPriority, -kMaxPriority, kMaxPriority));
+    api.priority = header_priority(request, kPriority);
 }
 
 // Milliseconds after `start_us` as a time of the steady clock.

@@ -1,6 +1,9 @@
 """Keys, origins, TLS, the Unix socket, slow and numerous clients."""
 
 import json
+import os
+import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -8,7 +11,7 @@ import time
 
 import httpx
 import pytest
-from conftest import Server, wait_until
+from conftest import Server, binary, wait_until
 from openai import AuthenticationError, OpenAI
 from raw_http import read_all
 
@@ -48,6 +51,8 @@ def test_api_key_from_the_environment(tiny_model):
     with Server(tiny_model, *SMALL, env={"FG_API_KEY": "secret"}) as server:
         assert httpx.get(server.url + "/v1/models").status_code == 401
         assert httpx.get(server.url + "/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
+    with pytest.raises(RuntimeError, match="FG_API_KEY is set but empty"):  # a secret that was lost does not open the server
+        Server(tiny_model, *SMALL, env={"FG_API_KEY": ""})
 
 
 def test_cors(tiny_model):
@@ -132,6 +137,32 @@ def test_unix_socket(tiny_model, tmp_path):
     assert file.read_text() == "precious"
 
 
+def test_a_unix_socket_is_taken_from_nobody(long_model, tmp_path):
+    path = tmp_path / "fastgen.sock"
+
+    def ask():
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
+            return client.get("/health/live").status_code
+
+    with Server(long_model, "--backend", "slow:20:echo", "--kv-gb", "0.1", "--unix-socket", path) as old:
+        with pytest.raises(RuntimeError, match="another server listens there"):
+            Server(long_model, *SMALL, "--unix-socket", path)
+        assert ask() == 200
+        with httpx.stream("POST", old.url + "/v1/completions", json={**BODY, "max_tokens": 100, "stream": True, "ignore_eos": True}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            old.process.send_signal(signal.SIGTERM)
+            old.wait_for_line("stopping")
+            wait_until(lambda: old.refuses_connections())
+            with Server(long_model, *SMALL, "--unix-socket", path) as new:  # its successor need not wait until the old one has drained
+                assert ask() == 200
+                assert [line for line in lines if line][-1] == "data: [DONE]"
+                assert old.process.wait(30) == 0
+                assert ask() == 200  # and loses nothing when that ends
+                new.check_end()
+    assert not path.exists()
+
+
 def test_connections_per_address(tiny_model):
     with Server(tiny_model, *SMALL, "--max-connections-per-address", "3") as server:
         held = [server.connect() for _ in range(3)]
@@ -194,6 +225,56 @@ def test_idle_connections_are_light(tiny_model):
         for connection in connections:
             connection.close()
         server.check_end()
+
+
+@pytest.mark.parametrize("reader", ["sleeps", "has gone"])
+def test_a_log_that_nobody_reads_holds_nobody_up(tiny_model, reader, tmp_path):
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    with pytest.raises(RuntimeError, match="--log-requests.*FIFO"):  # rather than to wait for a reader
+        Server(tiny_model, *SMALL, "--log-requests", path)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as end, \
+         Server(tiny_model, *SMALL, "--log-requests", path, "--log-contents", "--max-model-len", "8000") as server:
+        if reader == "has gone":
+            end.close()
+        body = {"prompt": "x" * 5000, "max_tokens": 1}
+        with httpx.Client(timeout=20) as client:
+            for _ in range(60):  # 300 KB, where a pipe holds 64
+                assert client.post(server.url + "/v1/completions", json=body).status_code == 200
+            lost = lambda: int(re.search(r"request_log_lost_total\{.*\} (\d+)", client.get(server.url + "/metrics").text)[1])  # noqa: E731
+            if reader == "has gone":
+                wait_until(lambda: lost() == 60)
+            else:
+                assert lost() == 0  # they wait
+                os.set_blocking(end.fileno(), True)
+                for _ in range(60):
+                    assert json.loads(end.readline())["status"] == 200
+        server.check_end()
+
+
+def test_a_gone_reader_of_the_messages_does_not_end_the_server(tiny_model, tmp_path):
+    """`fgserve 2>&1 | head`: writing to a pipe without a reader is a signal that ends programs."""
+    path = tmp_path / "socket"
+    process = subprocess.Popen([binary(), tiny_model, *SMALL, "--port", "0", "--unix-socket", path, "--log-requests", "-", "--log-level", "debug"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
+            def is_ready():
+                try:
+                    return client.get("/health/ready").status_code == 200
+                except httpx.TransportError:
+                    assert process.poll() is None
+                    return False
+
+            wait_until(is_ready)
+            for _ in range(3):
+                assert client.post("/v1/completions", json=BODY).status_code == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
 
 
 def test_request_log(tiny_model, tmp_path):

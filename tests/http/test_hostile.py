@@ -110,6 +110,7 @@ CASES = {
     "a number for a string": (sized(b'{"prompt":"x","stop":[1e300]}'), 400, b"stop[0]"),
     "a control character in a role": (sized(b'{"messages":[{"role":"us\\u0000er","content":"x"}]}').replace(b"/v1/completions", b"/v1/chat/completions"), 400, b"messages[0].role"),
     "multipart": (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5\r\n\r\n--b--", 415, b"Content-Type"),
+    "a page's blob without a type": (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nOrigin: https://evil.example\r\nContent-Length: " + N + b"\r\n\r\n" + BODY, 415, b"got none"),
     "a form": (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b", 415, b"Content-Type"),
     "text as the type": (b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain;charset=application/json\r\nContent-Length: 2\r\n\r\n{}", 415, b"Content-Type"),
     "gzip": (sized(BODY, b"Content-Encoding: gzip\r\n"), 415, b"Content-Encoding"),

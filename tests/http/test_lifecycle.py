@@ -129,6 +129,9 @@ def test_port_in_use_is_named(tiny_model):
         (["--log-level", "loud"], "log-level"),
         (["--nonsense"], "nonsense"),
         (["--chat-template", "/nonexistent.jinja"], "--chat-template"),
+        (["--cors-origin", "http://localhost:3000/"], "--cors-origin http://localhost:3000/"),
+        (["--cors-origin", "http://a.example, http://b.example"], "--cors-origin"),
+        (["--cors-origin", "localhost"], "--cors-origin"),
     ],
 )
 def test_bad_flags_are_named(tiny_model, args, part):

@@ -93,6 +93,11 @@ def test_vllm_names(tiny_model):
             request_inference_time_seconds request_max_num_generation_tokens request_generation_tokens request_params_max_tokens request_params_n request_time_per_output_token_seconds""".split():
             assert "vllm:" + name in families, name
             assert "fastgen:" + name not in families
+        (config,) = families["vllm:cache_config_info"].samples
+        blocks = int(config.labels["num_gpu_blocks"])
+        assert (config.value, config.labels["block_size"], config.labels["enable_prefix_caching"]) == (1, "64", "False")
+        assert config.labels["num_cpu_blocks"] == "0" and blocks == value(families, "fastgen:kv_blocks") == server.health()["blocks"] > 0
+        assert not any("prefix_cache" in name for name in families)  # there is none, and zeros would look like one that never hits
         assert "fastgen:http_requests" in families and families["vllm:iteration_tokens_total"].type == "histogram"
         server.check_end()
 

@@ -150,6 +150,7 @@ def test_priority(slow):
         ({"headers": {"x-fastgen-timeout-ms": "soon"}}, "x-fastgen-timeout-ms"),
         ({"headers": {"x-fastgen-ttft-timeout-ms": "nan"}}, "x-fastgen-ttft-timeout-ms"),
         ({"headers": {"x-fastgen-priority": "1e9"}}, "x-fastgen-priority"),
+        ({"headers": {"x-fastgen-priority": "1.5"}}, "x-fastgen-priority"),
     ],
 )
 def test_bad_values_are_named(slow, fields, param):
