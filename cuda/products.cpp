@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <iterator>
 #include <optional>
+#include <set>
 #include <string_view>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -43,11 +45,7 @@ std::string cache_key() {
 }
 
 // Where x and out of a product may lie: the larger in the smallest piece that holds it, then the other.
-struct Places {
-  void* x = nullptr;
-  void* out = nullptr;
-};
-std::optional<Places> places(std::span<const Products::Scratch> scratch, std::size_t x_bytes, std::size_t out_bytes) {
+std::optional<Products::Places> find_places(std::span<const Products::Scratch> scratch, std::size_t x_bytes, std::size_t out_bytes) {
   std::vector<Products::Scratch> left(scratch.begin(), scratch.end());
   const auto take = [&](std::size_t bytes) -> void* {
     bytes = (bytes + 255) / 256 * 256;
@@ -60,7 +58,7 @@ std::optional<Places> places(std::span<const Products::Scratch> scratch, std::si
     best->bytes -= bytes;
     return data;
   };
-  Places found;
+  Products::Places found;
   for (const bool is_out : {out_bytes >= x_bytes, out_bytes < x_bytes}) {
     void* const data = take(is_out ? out_bytes : x_bytes);
     if (data == nullptr) return std::nullopt;
@@ -106,17 +104,17 @@ void Products::use_cache(const std::filesystem::path& file, const std::string& k
   }
 }
 
-// The shapes and buckets that have no algorithm yet, few rows first: decoding runs most often.
-std::vector<Products::Open> Products::open_questions(const RowLimits& limits) {
-  std::vector<Open> open;
+// The shapes and buckets of rows that steps will ask for, few rows first: decoding runs most often.
+std::vector<Products::Question> Products::questions(const RowLimits& limits) {
+  std::vector<Question> all;
   for (const std::int64_t bucket : row_buckets(std::max(limits.tokens, limits.logits))) {
     for (auto& [shape, known] : entries_) {
       const std::int64_t most = known->is_head ? limits.logits : limits.tokens;
-      if (bucket > row_bucket(most) || known->weights.empty() || known->by_bucket.contains(bucket)) continue;
-      if (!is_skinny(shape.dtype, bucket, shape.in_dim)) open.push_back({&shape, known.get(), bucket, std::min(bucket, most)});
+      if (bucket > row_bucket(most) || known->weights.empty()) continue;
+      if (!is_skinny(shape.dtype, bucket, shape.in_dim)) all.push_back({&shape, known.get(), bucket, std::min(bucket, most)});
     }
   }
-  return open;
+  return all;
 }
 
 void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
@@ -125,30 +123,56 @@ void Products::tune(std::span<const Scratch> scratch, const RowLimits& limits) {
   const std::string key = cache_key();
   const std::filesystem::path file = algorithm_file(cache_folder(), key);
   use_cache(file, key);
-  const std::vector<Open> open = open_questions(limits);
+  std::vector<Question> all = questions(limits);
+  const auto is_known = [](const Question& question) { return question.entry->by_bucket.contains(question.bucket); };
+  const auto border = std::stable_partition(all.begin(), all.end(), is_known);
+  run_known({all.begin(), border}, scratch);
+  const std::size_t num_before = table_.size();
+  time_open({border, all.end()}, scratch);
+  if (table_.size() > num_before) save_algorithms(file, key, table_);
+  log_debug("products: {} of {} algorithms timed in {:.0f} ms; {}", table_.size() - num_before, all.end() - border,
+            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count(), file.string());
+}
+
+std::optional<Products::Places> Products::places(const Question& question, std::span<const Scratch> scratch) {
+  const ProductShape& shape = *question.shape;
+  return find_places(scratch, bytes_of(shape.dtype, question.num_rows, shape.in_dim),
+                     bytes_of(shape.out_dtype, question.num_rows, shape.out_dim));
+}
+
+// Each algorithm once, so that its code is loaded now: the library loads it at its first use, some milliseconds of somebody's first token.
+void Products::run_known(std::span<const Question> known, std::span<const Scratch> scratch) {
+  std::set<std::tuple<AlgorithmWords, DType, DType, bool>> seen;
+  for (const Question& question : known) {
+    const ProductShape& shape = *question.shape;
+    const cublasLtMatmulAlgo_t& algorithm = question.entry->by_bucket.at(question.bucket);
+    if (!seen.insert({std::bit_cast<AlgorithmWords>(algorithm), shape.dtype, shape.out_dtype, shape.add}).second) continue;
+    if (const auto place = places(question, scratch))
+      cublas_check(question.entry->cublas.run(nullptr, question.num_rows, algorithm, question.entry->weights[0], place->x, place->out),
+                   "cublasLtMatmul");
+  }
+  cuda_check(cudaDeviceSynchronize(), "products run once");
+}
+
+void Products::time_open(std::span<const Question> open, std::span<const Scratch> scratch) {
   if (open.empty()) return;
+  const auto start = std::chrono::steady_clock::now();
   // Random numbers, as activations are: a card at its power limit runs constants faster, and favours other algorithms for them.
   for (const Scratch& piece : scratch)
     device::fill_random(1, 0, static_cast<std::int64_t>(piece.bytes / sizeof(std::uint16_t)), piece.data, DType::kBF16, nullptr);
   check_launch("scratch for timing products");
   cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights too may still be on their way
   ProductTimer timer;
-  const std::size_t num_before = table_.size();
-  for (const Open& question : open) {
+  for (const Question& question : open) {
     if (std::chrono::steady_clock::now() - start > kTimeToTune) break;
-    const ProductShape& shape = *question.shape;
-    const auto place = places(scratch, bytes_of(shape.dtype, question.num_rows, shape.in_dim),
-                              bytes_of(shape.out_dtype, question.num_rows, shape.out_dim));
+    const auto place = places(question, scratch);
     if (!place) continue;
     const auto best =
         timer.fastest(question.entry->cublas, question.num_rows, question.entry->weights, place->x, place->out);
     if (!best) continue;
     question.entry->by_bucket[question.bucket] = *best;
-    table_[{shape, question.bucket}] = std::bit_cast<AlgorithmWords>(*best);
+    table_[{*question.shape, question.bucket}] = std::bit_cast<AlgorithmWords>(*best);
   }
-  if (table_.size() > num_before) save_algorithms(file, key, table_);
-  log_debug("products: {} of {} algorithms timed in {:.0f} ms; {}", table_.size() - num_before, open.size(),
-            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count(), file.string());
 }
 
 // The bucket's, or a neighbour's if its number of rows is near; else the library's favourite.
