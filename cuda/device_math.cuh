@@ -35,6 +35,10 @@ __device__ inline uint4 load_once(const __nv_bfloat16* address) {
   return v;
 }
 
+// The two bfloat16 of a word.
+__device__ inline float low_of(unsigned pair) { return __uint_as_float(pair << 16); }
+__device__ inline float high_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 template <typename T>

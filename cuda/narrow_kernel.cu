@@ -12,7 +12,9 @@
 // Measured on an H200 (gpu-ops.json), Mistral 7B's shapes, each alone with caches cold: gate-up 55 us (4.3 TB/s), QKV 15, O 11, down 30, head 62.
 //
 // Tried on an H200 (no record): a ring in shared memory filled by bulk copies of 1 or 2 KB, 3 % slower at best, its turns cost more than they
-// hide; fragments of mma from tiles of 8 rows, 13 % slower; two rows, no faster than skinny_kernel.cu, four far slower.
+// hide; fragments of mma from tiles of 8 rows, 13 % slower; two rows, no faster than skinny_kernel.cu, four far slower; the norm as part of
+// the product, each block reading the residual and scaling its sums, a step 5 % slower: the norm's 2 us hide behind the weights in flight, the
+// blocks' 32 KB each do not; asking L2 for two or four further pieces before the wait, 2 and 3 % slower.
 #include <algorithm>
 
 #include "device_math.cuh"
@@ -70,9 +72,6 @@ __device__ void load(const SkinnyProduct& a, const Rows& rows, int first, int nu
   for (int i = 0; i < kLoads; ++i) w.v[i] = i * kRun < left ? load_once(from + i * kRun) : uint4{};
 }
 
-__device__ inline float low_of(unsigned pair) { return __uint_as_float(pair << 16); }
-__device__ inline float high_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
-
 __device__ inline float dot(const uint4& w, const uint4& x, float sum) {
   const unsigned ws[] = {w.x, w.y, w.z, w.w}, xs[] = {x.x, x.y, x.z, x.w};
 #pragma unroll
@@ -108,6 +107,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   load<kParts>(a, rows, first, num_rows, ahead, even), ahead.advance();
   load<kParts>(a, rows, first, num_rows, ahead, odd), ahead.advance();
   wait_for_previous();
+  let_next_start();
 
   typename Epilogue::Ahead held{};
   if (threadIdx.x < count) held = epilogue.ahead(first + threadIdx.x, 0);
@@ -124,7 +124,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   if (at.row < num_rows)
     while (turn(even) && turn(odd)) {
     }
-  let_next_start();
   __syncthreads();
   for (int i = threadIdx.x; i < count; i += kThreads) {
     if (i >= kThreads) held = epilogue.ahead(first + i, 0);

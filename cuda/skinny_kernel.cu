@@ -13,9 +13,7 @@
 // Measured on an H200 (gpu-ops.json), 16 rows, Mistral 7B's shapes, each alone with caches cold: gate-up 68 us (3.5 TB/s), QKV 18, O 14,
 // down 34. cuBLASLt needs 18 us for QKV at 64 rows.
 //
-// Tried and slower: asking L2 for two or four further steps before the wait; letting the next kernel start at this one's start and
-// not at its end (launch.cuh). The kernel still has both, unused (Geometry): without them ptxas 13.0 moves one or two of a thread's
-// first 16 loads behind the wait, and spills a register of QKV's epilogue. They go when the kernel without them has been timed.
+// Tried and slower: asking L2 for two or four further steps before the wait.
 #include <algorithm>
 #include <climits>
 
@@ -37,8 +35,6 @@ struct Geometry {
   std::int32_t num_tiles;
   std::int32_t rows_apart;  // between the tile's two runs of 16 rows
   std::int32_t row_bound;   // rows from here on do not exist
-  std::int32_t steps_ahead = 0;  // requested in L2 beyond those in registers, before the first
-  bool starts_next_late = true;  // the next kernel, at this one's end
 };
 
 // First row of the tile's first run of 16.
@@ -52,10 +48,6 @@ struct HeadTiles {
   int per_head, head_dim;
   __device__ int operator()(int tile) const { return tile / per_head * head_dim + tile % per_head * 16; }
 };
-
-__device__ inline void request_line(const __nv_bfloat16* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-}
 
 // One warp's step of weights: [half of the step][tile of 16][row g or g + 8].
 struct WeightStep {
@@ -95,12 +87,6 @@ struct Cursor {
           tile < geometry.num_tiles && at + half * 32 < a.in_dim && row + apart < geometry.row_bound;
       w.v[half][i / 2 % 2][i % 2] = there ? load_once(from + apart * stride + half * 32) : uint4{};
     }
-  }
-  // Lane l asks for the line of the tile's row l.
-  __device__ void request() const {
-    const int lane = threadIdx.x % kWarp, row = tiles(tile) + lane / 16 * geometry.rows_apart + lane % 16;
-    if (tile < geometry.num_tiles && k() < a.in_dim && row < geometry.row_bound)
-      request_line(static_cast<const __nv_bfloat16*>(a.w) + row * std::int64_t{a.in_dim} + k());
   }
 };
 
@@ -192,15 +178,13 @@ template <int kWarps, int kColTiles, typename Tiles, typename Epilogue>
 __global__ void __launch_bounds__(kWarps* kWarp, kWarpsPerSm / kWarps)
     skinny_kernel(SkinnyProduct a, Geometry geometry, Tiles tiles, Epilogue epilogue) {
   __shared__ Partial<kWarps, kColTiles> partial;
-  if (!geometry.starts_next_late) let_next_start();
   const int per_tile = (a.in_dim + kStep * kWarps - 1) / (kStep * kWarps);
   Cursor<kWarps, Tiles> cursor{a, geometry, tiles, per_tile};
   WeightStep even, odd;
   cursor.load(even), cursor.advance();
   cursor.load(odd), cursor.advance();
-  Cursor<kWarps, Tiles> further = cursor;
-  for (int i = 0; i < geometry.steps_ahead; ++i) further.request(), further.advance();
   wait_for_previous();
+  let_next_start();
 
   int tile = blockIdx.x, step = 0;
   InputStep<kColTiles> x;
@@ -218,7 +202,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarpsPerSm / kWarps)
   };
   while (turn(even) && turn(odd)) {
   }
-  if (geometry.starts_next_late) let_next_start();
 }
 
 template <int kWarps, typename Tiles, typename Epilogue>

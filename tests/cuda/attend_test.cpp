@@ -237,6 +237,42 @@ TEST_CASE("cuda attend: prefill of two backends in turn, one of which ends") {
   }
 }
 
+// Decode attention reads older keys while the product before it still runs: on the kernel of one row, that of few rows, and cuBLASLt's.
+TEST_CASE("cuda attend: sees the keys that the product before it writes") {
+  FG_NEEDS_GPU();
+  constexpr std::int32_t kDim = 256, kBlockSize = 16, kContextMax = 90;
+  const Tolerance allowed = loose(DType::kBF16, 4);
+  for (const std::int32_t num_rows : {1, 5, 20}) {
+    CAPTURE(num_rows);
+    Attention attention(DType::kBF16, {8, 2, 128}, kBlockSize, num_rows, kContextMax);
+    attention.set(Sequences(static_cast<std::size_t>(num_rows), {1, kContextMax}));
+    Bench& b = attention.bench;
+    const auto [cpu_w, gpu_w] = b.weights(WeightKind::kQkv, DType::kBF16, {{1024, kDim}, {256, kDim}, {256, kDim}});
+    const Twin rope = b.random(DType::kF32, {kContextMax, 128});
+    for (std::int32_t round = 0; round < 12; ++round) {
+      std::vector<std::int32_t> contexts, positions, slots;
+      for (std::int32_t row = 0; row < num_rows; ++row) {
+        const std::int32_t position = (7 * row + 17 * round) % kContextMax;
+        contexts.push_back(position + 1), positions.push_back(position);
+        const std::int64_t entry = row * attention.table.cpu.row_elements() + position / kBlockSize;
+        slots.push_back(attention.table.cpu.as<std::int32_t>()[entry] * kBlockSize + position % kBlockSize);
+      }
+      attention.set_contexts(contexts);
+      attention.attend_gpu(num_rows);
+      const Doubles without = b.result(attention.out.gpu);
+      const Twin x = b.random(DType::kBF16, {num_rows, kDim}), place = b.ints(slots), position = b.ints(positions);
+      b.cpu->qkv_rope_store(kStream, {.x = x.cpu, .weight = cpu_w, .rope = rope.cpu, .positions = position.cpu, .slots = place.cpu,
+                                      .layer = kLayer, .arena = attention.arena.first, .q_out = attention.q.cpu});
+      attention.attend_cpu(num_rows);
+      b.gpu->qkv_rope_store(kStream, {.x = x.gpu, .weight = gpu_w, .rope = rope.gpu, .positions = position.gpu, .slots = place.gpu,
+                                      .layer = kLayer, .arena = attention.arena.second, .q_out = attention.q.gpu});
+      attention.attend_gpu(num_rows);
+      b.compare(attention.out, allowed, "attend behind its product");
+      check_differs(without, values(attention.out.cpu), allowed, "attend without its product");
+    }
+  }
+}
+
 TEST_CASE("cuda attend: a wrong length, window or table shows") {
   FG_NEEDS_GPU();
   const Sequences sequences = {{1, 20}, {1, 33}, {9, 31}, {12, 12}};
