@@ -83,7 +83,7 @@ struct State {
   static constexpr int kBlocks = Shape<D>::kRowBlocks;
   float sums[kBlocks][D / 8][4];  // C fragments of O
   float max[kBlocks][2];          // of the unscaled scores
-  float mass[kBlocks][2];         // this lane's keys alone
+  float mass[kBlocks][2];         // of this lane's keys alone
 };
 
 template <int D>
@@ -150,7 +150,7 @@ __device__ void mask(const Tile& tile, int first, float (&scores)[Shape<D>::kRow
     }
 }
 
-// Scores become weights, the sums so far shrink to the new maximum.
+// Scores become weights, rounded as they will meet V; the sums so far shrink to the new maximum.
 template <int D>
 __device__ void soften(State<D>& state, float scale, float (&scores)[Shape<D>::kRowBlocks][kKeys / 8][4]) {
 #pragma unroll
@@ -168,11 +168,11 @@ __device__ void soften(State<D>& state, float scale, float (&scores)[Shape<D>::k
       state.max[block][half] = top;
       float mass = 0;
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          scores[block][n][i] = exp2_fast(scores[block][n][i] * scale - base);
-          mass += scores[block][n][i];
+      for (int n = 0; n < kKeys / 8; ++n) {
+          float &first = scores[block][n][2 * half], &second = scores[block][n][2 * half + 1];
+          const unsigned pair = pack_bf16(exp2_fast(first * scale - base), exp2_fast(second * scale - base));
+          first = low_of(pair), second = high_of(pair);
+          mass += first + second;
         }
       state.mass[block][half] = state.mass[block][half] * shrink + mass;
       // Maxima settle after a few tiles.

@@ -11,7 +11,8 @@
 // 1024 286 (204); D = 64, the five in turn, 251 (198), 366 (257), 407 (290), 402 (272), 194 (154). Known to be weak: 8 x 1024, where the first
 // tile of keys is mostly masked; few rows against a long context, which is not split along the context.
 //
-// Tried with that program, each right by its tests, and how much longer they took:
+// Tried with that program, each right by its tests, and how much longer they took (half of the first tile of keys where the rest is masked for
+// a warpgroup: nothing; rounded weights added up by the threads, by `fgbench op`: 3-6 %):
 //   D = 128  warpgroups that take turns in starting products, as FlashAttention-3's do   4-6 %
 //            64 keys, 4 stages, turns                                                    7-21 %
 //            three warpgroups, 64 keys, 3 stages (16 bytes spilled)                      0-8 %, 2 x 512 30 %; with turns 2-10 %, 2 x 512 30 %
@@ -33,10 +34,12 @@ using namespace prefill;
 
 // ---- the warpgroups that compute
 
+constexpr unsigned kOnes = 0x3f803f80;  // two bfloat16
+
 // What a thread keeps of its two rows.
 struct Softmax {
   float max[2] = {-INFINITY, -INFINITY};  // of the unscaled scores
-  float mass[2] = {0, 0};                 // this thread's keys alone
+  float mass[2] = {0, 0};                 // of the weights, as rounded as they meet V
   float shrink[2];                        // what the sums so far are to be multiplied by
 };
 
@@ -60,7 +63,7 @@ class Consumer {
       const KeyTiles<kKeys> tiles(tile);
       if (tiles.count > 0) attend_keys(tile, tiles, memory.q(slot.at), softmax, sums);
       store(tile, softmax, sums);
-      give_back(memory.slot_empty(slot.at));
+      arrive(memory.slot_empty(slot.at));
     }
   }
 
@@ -95,7 +98,7 @@ class Consumer {
     int first = tiles.first(tiles.count - 1);
     mask(all, mine, first, scores);
     soften(scale, scores, softmax);
-    pack(scores, weights);
+    pack(scores, weights, softmax);
     if (first + kKeys > tile.context) clear_values(tile.context - first);
     if (tiles.count > 1) wait_barrier(memory.k_full(k_stage.at), k_stage.parity);
     for (int i = tiles.count - 2; i >= 0; --i) {
@@ -119,7 +122,7 @@ class Consumer {
       give_back(memory.v_empty(v_stage.at));
       v_stage.advance();
       shrink(softmax, sums);
-      pack(scores, weights);
+      pack(scores, weights, softmax);
     }
     wait_barrier(memory.v_full(v_stage.at), v_stage.parity);
     pin(sums), pin(weights);
@@ -174,24 +177,25 @@ class Consumer {
       const float base = top == -INFINITY ? 0.0f : top * scale;  // a row that has seen nothing yet keeps weights of zero
       softmax.shrink[half] = exp2_fast(softmax.max[half] * scale - base);
       softmax.max[half] = top;
-      float mass[2] = {0, 0};
 #pragma unroll
       for (int i = 2 * half; i < kKeys / 2; i += 4)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          scores[i + j] = exp2_fast(scores[i + j] * scale - base);
-          mass[j] += scores[i + j];
-        }
-      softmax.mass[half] = softmax.mass[half] * softmax.shrink[half] + (mass[0] + mass[1]);
+        for (int j = 0; j < 2; ++j) scores[i + j] = exp2_fast(scores[i + j] * scale - base);
     }
   }
   __device__ void shrink(const Softmax& softmax, float (&sums)[D / 2]) const {
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) sums[i] *= softmax.shrink[i / 2 % 2];
   }
-  __device__ void pack(const float (&scores)[kKeys / 2], unsigned (&weights)[kKeys / 16][4]) const {
+  // The tensor cores, which are idle then, add up rows sooner than the threads could.
+  __device__ void pack(const float (&scores)[kKeys / 2], unsigned (&weights)[kKeys / 16][4], Softmax& softmax) const {
 #pragma unroll
     for (int i = 0; i < kKeys / 4; ++i) weights[i / 4][i % 4] = pack_bf16(scores[2 * i], scores[2 * i + 1]);
+    const float before[2] = {softmax.mass[0] * softmax.shrink[0], softmax.mass[1] * softmax.shrink[1]};
+    float mass[4] = {before[0], before[0], before[1], before[1]};
+#pragma unroll
+    for (int step = 0; step < kKeys / 16; ++step) multiply_add(mass, weights[step], kOnes, kOnes);
+    softmax.mass[0] = mass[0], softmax.mass[1] = mass[2];
   }
 
   // Zeros to the rows of V behind the context, from `row` on: a weight of zero does not silence what is not a number. Each warpgroup writes
@@ -212,9 +216,7 @@ class Consumer {
   __device__ void store(const Tile& tile, const Softmax& softmax, const float (&sums)[D / 2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float mass = softmax.mass[half];
-      mass += __shfl_xor_sync(kAllLanes, mass, 1);
-      mass += __shfl_xor_sync(kAllLanes, mass, 2);
+      const float mass = softmax.mass[half];
       const float scale = mass > 0 ? 1 / mass : 0.0f;
       const int row = my_row + 8 * half;
       const bool real = row < tile.num_rows;

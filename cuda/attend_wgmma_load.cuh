@@ -23,11 +23,11 @@ struct Search {
       }
       const unsigned beyond = __ballot_sync(kAllLanes, place < end);
       if (beyond != 0) {
-        if (lane == __ffs(beyond) - 1) {
-          const int owner = seq + lane, first_row = (end - 1 - place) * kRows;
-          *tile = {owner, index % num_kv_heads, group, a.query_start[owner], first_row, min(kRows, tokens * group - first_row),
-                   a.context_len[owner], tokens, a.window};
-        }
+        const int found = __ffs(beyond) - 1, owner = seq + found, all_tokens = __shfl_sync(kAllLanes, tokens, found);
+        const int first_row = (__shfl_sync(kAllLanes, end, found) - 1 - place) * kRows;
+        if (lane == 0)
+          *tile = {owner, index % num_kv_heads, group, a.query_start[owner], first_row, min(kRows, all_tokens * group - first_row),
+                   a.context_len[owner], all_tokens, a.window};
         return true;
       }
       before = __shfl_sync(kAllLanes, end, kWarp - 1);
@@ -47,7 +47,6 @@ __device__ inline void find_tiles(const AttendLaunch& a, const Memory<S>& memory
     wait_barrier(memory.slot_empty(slot.at), slot.parity ^ 1);
     const bool found = search.find(a, index, &memory.tile(slot.at));
     if (!found && lane == 0) memory.tile(slot.at).seq = -1;
-    __syncwarp();
     if (lane == 0) arrive(memory.tile_full(slot.at));
     if (!found) break;
     if (lane == 0) index = gridDim.x + atomicAdd(counters, 1);
@@ -79,8 +78,7 @@ __device__ inline void load_queries(const AttendLaunch& a, const Memory<S>& memo
     wait_copies<0>();
     publish_stores();
     arrive(memory.q_full(slot.at));
-    __syncwarp();
-    if (threadIdx.x % kWarp == 0) arrive(memory.slot_empty(slot.at));
+    arrive(memory.slot_empty(slot.at));
   }
 }
 

