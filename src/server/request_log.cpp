@@ -129,9 +129,12 @@ void RequestLog::run() {
     const std::string line = std::move(lines_.front());
     lines_.pop_front();
     lock.unlock();
-    if (!put(line)) num_lost_.fetch_add(1, std::memory_order_relaxed);
+    const bool written = put(line);
     lock.lock();
     waiting_bytes_ -= line.size();
+    if (written) continue;
+    num_lost_.fetch_add(1, std::memory_order_relaxed);
+    if (stopping_) return;  // the others would wait in vain too
   }
 }
 
