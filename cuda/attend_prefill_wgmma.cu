@@ -12,7 +12,7 @@
 // tile of keys is mostly masked; few rows against a long context, which is not split along the context.
 //
 // Tried with that program, each right by its tests, and how much longer they took (half of the first tile of keys where the rest is masked for
-// a warpgroup: nothing; rounded weights added up by the threads, by `fgbench op`: 3-6 %):
+// a warpgroup: nothing; the mass of the rounded weights, added up by the threads or by the tensor cores, by `fgbench op`: 2-7 %):
 //   D = 128  warpgroups that take turns in starting products, as FlashAttention-3's do   4-6 %
 //            64 keys, 4 stages, turns                                                    7-21 %
 //            three warpgroups, 64 keys, 3 stages (16 bytes spilled)                      0-8 %, 2 x 512 30 %; with turns 2-10 %, 2 x 512 30 %
@@ -34,12 +34,10 @@ using namespace prefill;
 
 // ---- the warpgroups that compute
 
-constexpr unsigned kOnes = 0x3f803f80;  // two bfloat16
-
 // What a thread keeps of its two rows.
 struct Softmax {
   float max[2] = {-INFINITY, -INFINITY};  // of the unscaled scores
-  float mass[2] = {0, 0};                 // of the weights, as rounded as they meet V
+  float mass[2] = {0, 0};                 // this thread's keys alone
   float shrink[2];                        // what the sums so far are to be multiplied by
 };
 
@@ -98,7 +96,7 @@ class Consumer {
     int first = tiles.first(tiles.count - 1);
     mask(all, mine, first, scores);
     soften(scale, scores, softmax);
-    pack(scores, weights, softmax);
+    pack(scores, weights);
     if (first + kKeys > tile.context) clear_values(tile.context - first);
     if (tiles.count > 1) wait_barrier(memory.k_full(k_stage.at), k_stage.parity);
     for (int i = tiles.count - 2; i >= 0; --i) {
@@ -122,7 +120,7 @@ class Consumer {
       give_back(memory.v_empty(v_stage.at));
       v_stage.advance();
       shrink(softmax, sums);
-      pack(scores, weights, softmax);
+      pack(scores, weights);
     }
     wait_barrier(memory.v_full(v_stage.at), v_stage.parity);
     pin(sums), pin(weights);
@@ -177,25 +175,24 @@ class Consumer {
       const float base = top == -INFINITY ? 0.0f : top * scale;  // a row that has seen nothing yet keeps weights of zero
       softmax.shrink[half] = exp2_fast(softmax.max[half] * scale - base);
       softmax.max[half] = top;
+      float mass[2] = {0, 0};
 #pragma unroll
       for (int i = 2 * half; i < kKeys / 2; i += 4)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) scores[i + j] = exp2_fast(scores[i + j] * scale - base);
+        for (int j = 0; j < 2; ++j) {
+          scores[i + j] = exp2_fast(scores[i + j] * scale - base);
+          mass[j] += scores[i + j];
+        }
+      softmax.mass[half] = softmax.mass[half] * softmax.shrink[half] + (mass[0] + mass[1]);
     }
   }
   __device__ void shrink(const Softmax& softmax, float (&sums)[D / 2]) const {
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) sums[i] *= softmax.shrink[i / 2 % 2];
   }
-  // The tensor cores, which are idle then, add up rows sooner than the threads could.
-  __device__ void pack(const float (&scores)[kKeys / 2], unsigned (&weights)[kKeys / 16][4], Softmax& softmax) const {
+  __device__ void pack(const float (&scores)[kKeys / 2], unsigned (&weights)[kKeys / 16][4]) const {
 #pragma unroll
     for (int i = 0; i < kKeys / 4; ++i) weights[i / 4][i % 4] = pack_bf16(scores[2 * i], scores[2 * i + 1]);
-    const float before[2] = {softmax.mass[0] * softmax.shrink[0], softmax.mass[1] * softmax.shrink[1]};
-    float mass[4] = {before[0], before[0], before[1], before[1]};
-#pragma unroll
-    for (int step = 0; step < kKeys / 16; ++step) multiply_add(mass, weights[step], kOnes, kOnes);
-    softmax.mass[0] = mass[0], softmax.mass[1] = mass[2];
   }
 
   // Zeros to the rows of V behind the context, from `row` on: a weight of zero does not silence what is not a number. Each warpgroup writes
@@ -216,7 +213,9 @@ class Consumer {
   __device__ void store(const Tile& tile, const Softmax& softmax, const float (&sums)[D / 2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float mass = softmax.mass[half];
+      float mass = softmax.mass[half];
+      mass += __shfl_xor_sync(kAllLanes, mass, 1);
+      mass += __shfl_xor_sync(kAllLanes, mass, 2);
       const float scale = mass > 0 ? 1 / mass : 0.0f;
       const int row = my_row + 8 * half;
       const bool real = row < tile.num_rows;

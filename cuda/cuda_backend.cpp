@@ -163,8 +163,11 @@ Weight CudaBackend::prepare_random_weights(WeightKind kind, DType dtype, std::sp
 // The products that the forward pass makes of each kind of weight.
 void CudaBackend::learn(const Weight& weight) {
   const bool is_linear = weight.kind == WeightKind::kLinear, is_head = weight.kind == WeightKind::kHead;
-  const DType out_dtype = is_linear || is_head ? DType::kF32 : weight.dtype;
-  products_->learn({weight.dtype, out_dtype, weight.out_dim, weight.in_dim, is_linear}, weight.handle, is_head);
+  ProductShape shape{weight.dtype, DType::kF32, weight.out_dim, weight.in_dim, is_linear};
+  if (is_linear || is_head || weight.dtype == DType::kF32) return products_->learn(shape, weight.handle, is_head);
+  products_->learn(shape, weight.handle, false, kExactRowsMax);
+  shape.out_dtype = weight.dtype;
+  products_->learn(shape, weight.handle, false);
 }
 
 // ---- order
@@ -209,9 +212,11 @@ void CudaBackend::host_wait(FenceId fence) {
 
 void CudaBackend::begin_capture() {
   cuda_check(cudaStreamBeginCapture(at(Stream::kCompute), cudaStreamCaptureModeThreadLocal), "begin capture");
+  capturing_ = true;
 }
 
 GraphId CudaBackend::end_capture() {
+  capturing_ = false;
   cudaGraph_t graph = nullptr;
   cuda_check(cudaStreamEndCapture(at(Stream::kCompute), &graph), "end capture");
   const std::size_t free_bytes_before = sealed_ ? 0 : memory_.free_bytes();

@@ -70,7 +70,9 @@ void CudaBackend::qkv_rope_store(Stream stream, const QkvArgs& args) {
   if (fits_skinny(args.x, args.weight) && !args.q_norm && !args.k_norm && a.layout.head_dim % 32 == 0) {
     device::skinny_qkv(skinny(args.x, args.weight), a, at(stream));
   } else {
-    product(stream, args.x, args.weight, {}, qkv_, args.x.dtype, false);
+    const DType dtype = between_dtype(args.x);
+    product(stream, args.x, args.weight, {}, qkv_, dtype, false);
+    a.qkv_bf16 = is_bf16(dtype);
     device::rope_store(a, at(stream));
   }
   check_launch("qkv_rope_store");
@@ -100,6 +102,8 @@ void CudaBackend::attend(Stream stream, const AttendArgs& args) {
   check_launch("attend");
 }
 
+DType CudaBackend::between_dtype(const Tensor& x) const { return !capturing_ && x.rows() <= kExactRowsMax ? DType::kF32 : x.dtype; }
+
 void CudaBackend::product(Stream stream, Tensor x, const Weight& weight, Tensor bias, void* out,
                           DType out_dtype, bool add) {
   FG_CHECK(x.dtype == weight.dtype && x.row_elements() == weight.in_dim, x.row_elements(), weight.in_dim);
@@ -121,8 +125,9 @@ void CudaBackend::gate_up_silu(Stream stream, Tensor x, const Weight& weight, Te
   if (fits_skinny(x, weight) && out.row_elements() % 16 == 0) {
     device::skinny_gate_up(skinny(x, weight), out.data, at(stream));
   } else {
-    product(stream, x, weight, {}, gate_up_, x.dtype, false);
-    device::silu_mul(gate_up_, out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype), at(stream));
+    const DType dtype = between_dtype(x);
+    product(stream, x, weight, {}, gate_up_, dtype, false);
+    device::silu_mul(gate_up_, is_bf16(dtype), out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype), at(stream));
   }
   check_launch("gate_up_silu");
 }

@@ -88,9 +88,9 @@ Products::Entry& Products::entry(const ProductShape& shape) {
   return *found;
 }
 
-void Products::learn(const ProductShape& shape, const void* w, bool is_head) {
+void Products::learn(const ProductShape& shape, const void* w, bool is_head, std::int64_t max_rows) {
   Entry& known = entry(shape);
-  known.is_head = is_head;
+  known.is_head = is_head, known.max_rows = max_rows;
   if (known.weights.size() < kWeightsToTime) known.weights.push_back(w);
 }
 
@@ -109,7 +109,7 @@ std::vector<Products::Question> Products::questions(const RowLimits& limits) {
   std::vector<Question> all;
   for (const std::int64_t bucket : row_buckets(std::max(limits.tokens, limits.logits))) {
     for (auto& [shape, known] : entries_) {
-      const std::int64_t most = known->is_head ? limits.logits : limits.tokens;
+      const std::int64_t most = std::min(known->max_rows, known->is_head ? limits.logits : limits.tokens);
       if (bucket > row_bucket(most) || known->weights.empty()) continue;
       if (!is_skinny(shape.dtype, bucket, shape.in_dim)) all.push_back({&shape, known.get(), bucket, std::min(bucket, most)});
     }

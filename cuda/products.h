@@ -5,14 +5,14 @@
 // favourite. One thread.
 //
 // To compare on a card: FG_CUDA_TUNE=0 leaves the timing and its cache file out. Tried on an H200 and slower: products of many rows in
-// pieces of 1,024 or 2,048, for smaller workspaces; float32 instead of bfloat16 between the products of 32 to 256 rows and SiLU or RoPE, 1.3 to
-// 2.9 % of a step. Tried and no faster: other clusters and orders of blocks than cuBLASLt proposes, each alone at the power limit.
+// pieces of 1,024 or 2,048, for smaller workspaces. Tried and no faster: other clusters and orders of blocks than cuBLASLt proposes, each alone at the power limit.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -33,8 +33,9 @@ class Products {
   Products();
   ~Products();
 
-  // That run() will multiply by w with this shape: tune() times with it. w stays where it is; what it holds then is indifferent.
-  void learn(const ProductShape& shape, const void* w, bool is_head);
+  // That run() will multiply by w with this shape, at most by max_rows rows: tune() times with it. w stays where it is; what it holds
+  // then is indifferent.
+  void learn(const ProductShape& shape, const void* w, bool is_head, std::int64_t max_rows = std::numeric_limits<std::int64_t>::max());
 
   struct Scratch {
     void* data = nullptr;  // device memory, overwritten
@@ -62,6 +63,7 @@ class Products {
     Entry(const CublasContext& context, const ProductShape& shape) : cublas(context, shape) {}
     CublasProduct cublas;
     bool is_head = false;                                    // its rows are limited by those of logits
+    std::int64_t max_rows = 0;                               // and by this
     std::vector<const void*> weights;                        // a few, to time with
     std::map<std::int64_t, cublasLtMatmulAlgo_t> by_bucket;  // timed
     std::map<std::int64_t, cublasLtMatmulAlgo_t> by_rows;    // checked for this very number of rows

@@ -162,7 +162,7 @@ __device__ void store_head(const HeadVector& v, T* out, int half) {
 }
 
 // Grid (T, ceil(heads / warps)); heads run q, k, v as in the fused product.
-template <typename T>
+template <typename In, typename T>
 __global__ void rope_store_kernel(RopeLaunch a) {
   const int t = blockIdx.x, dim = a.layout.head_dim, half = dim / 2, num_kv = a.layout.num_kv_heads;
   const int head = blockIdx.y * (blockDim.x / kWarp) + threadIdx.x / kWarp;
@@ -171,7 +171,7 @@ __global__ void rope_store_kernel(RopeLaunch a) {
   wait_for_previous();
   const std::int32_t slot = a.slots[t];
   if (head >= num_all || slot < 0) return;
-  const T* x = static_cast<const T*>(a.qkv) + (std::int64_t{t} * num_all + head) * dim;
+  const In* x = static_cast<const In*>(a.qkv) + (std::int64_t{t} * num_all + head) * dim;
   HeadVector v = load_head(x, a.bias ? a.bias + head * dim : nullptr, half);
   const bool is_q = head < a.num_heads, is_v = head >= a.num_heads + num_kv;
   const float* norm = is_q ? a.q_norm : a.k_norm;
@@ -218,7 +218,7 @@ __device__ void rotate(Eight& low, Eight& high, const Eight& cosine, const Eight
   }
 }
 
-template <typename T>
+template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads) wide_rope_store_kernel(RopeLaunch a) {
   const int t = blockIdx.x, dim = a.layout.head_dim, half = dim / 2, num_kv = a.layout.num_kv_heads;
   const int group = half / 8, per_block = kThreads / group, i = static_cast<int>(threadIdx.x) % group * 8;
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kThreads) wide_rope_store_kernel(RopeLaunch a)
   const float* angles = a.rope + std::int64_t{a.positions[t]} * dim + i;
   const Eight cosine = load_eight(angles), sine = load_eight(angles + half);
   for (int head = blockIdx.y * per_block + threadIdx.x / group; head < num_all; head += gridDim.y * per_block) {
-    const T* x = static_cast<const T*>(a.qkv) + (std::int64_t{t} * num_all + head) * dim + i;
+    const In* x = static_cast<const In*>(a.qkv) + (std::int64_t{t} * num_all + head) * dim + i;
     const float* bias = a.bias != nullptr ? a.bias + head * dim + i : nullptr;
     Eight low = load_with_bias(x, bias), high = load_with_bias(x + half, bias ? bias + half : nullptr);
     const bool is_q = head < a.num_heads, is_v = head >= a.num_heads + num_kv;
@@ -247,26 +247,24 @@ __global__ void __launch_bounds__(kThreads) wide_rope_store_kernel(RopeLaunch a)
 
 __device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
 
-template <typename T>
-__global__ void silu_mul_kernel(const T* gate_up, T* out, int ffn_dim) {
+template <typename In, typename T>
+__global__ void silu_mul_kernel(const In* gate_up, T* out, int ffn_dim) {
   let_next_start();
   wait_for_previous();
-  const T* gate = gate_up + std::int64_t{blockIdx.y} * 2 * ffn_dim;
-  const T* up = gate + ffn_dim;
+  const In* gate = gate_up + std::int64_t{blockIdx.y} * 2 * ffn_dim;
+  const In* up = gate + ffn_dim;
   out += std::int64_t{blockIdx.y} * ffn_dim;
-  constexpr int kSize = Pack<T>::kSize;
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) * kSize;
+  const int i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
   if (i >= ffn_dim) return;
-  if (ffn_dim % kSize != 0) {  // rows are not aligned to 16 bytes
-    for (int j = i; j < min(i + kSize, ffn_dim); ++j)
-      out[j] = from_float<T>(silu(to_float(gate[j])) * to_float(up[j]));
+  if (ffn_dim % 8 != 0) {  // rows are not aligned to 16 bytes
+    for (int j = i; j < min(i + 8, ffn_dim); ++j) out[j] = from_float<T>(silu(to_float(gate[j])) * to_float(up[j]));
     return;
   }
-  const Pack<T> g = load_pack(gate + i), u = load_pack(up + i);
-  Pack<T> result;
+  Eight x = load_eight(gate + i);
+  const Eight u = load_eight(up + i);
 #pragma unroll
-  for (int j = 0; j < kSize; ++j) result.v[j] = from_float<T>(silu(to_float(g.v[j])) * to_float(u.v[j]));
-  store_pack(out + i, result);
+  for (int j = 0; j < 8; ++j) x.v[j] = silu(x.v[j]) * u.v[j];
+  store_eight(out + i, x);
 }
 
 __global__ void add_bias_kernel(float* x, const float* bias, int dim) {
@@ -316,7 +314,7 @@ void launch_norm(const NormLaunch& a, cudaStream_t stream) {
   }
 }
 
-template <typename T>
+template <typename In, typename T>
 void launch_rope(const RopeLaunch& a, cudaStream_t stream) {
   const int num_all = a.num_heads + 2 * a.layout.num_kv_heads, dim = a.layout.head_dim, group = dim / 16;
   const auto tokens = static_cast<unsigned>(a.num_tokens);
@@ -325,21 +323,21 @@ void launch_rope(const RopeLaunch& a, cudaStream_t stream) {
     // With many tokens a block takes all heads of one, else they are spread.
     const int passes = div_up(num_all, kThreads / group);
     const dim3 grid(tokens, static_cast<unsigned>(a.num_tokens >= 4 * card().num_sms ? 1 : passes));
-    launch(wide_rope_store_kernel<T>, {grid, kThreads, 0, 1, shared_percent(a.num_tokens)}, stream, a);
+    launch(wide_rope_store_kernel<In, T>, {grid, kThreads, 0, 1, shared_percent(a.num_tokens)}, stream, a);
   } else {
     const int num_warps = 4;
     const dim3 grid(tokens, static_cast<unsigned>(div_up(num_all, num_warps)));
-    launch(rope_store_kernel<T>, {grid, num_warps * kWarp, 0, 1, shared_percent(a.num_tokens)}, stream, a);
+    launch(rope_store_kernel<In, T>, {grid, num_warps * kWarp, 0, 1, shared_percent(a.num_tokens)}, stream, a);
   }
 }
 
-template <typename T>
+template <typename In, typename T>
 void launch_silu(const void* gate_up, void* out, int num_tokens, int ffn_dim, cudaStream_t stream) {
-  const auto columns = static_cast<unsigned>(div_up(div_up(ffn_dim, Pack<T>::kSize), kThreads));
+  const auto columns = static_cast<unsigned>(div_up(div_up(ffn_dim, 8), kThreads));
   for (std::int64_t first = 0; first < num_tokens; first += kGridRowsMax) {
     const dim3 grid(columns, static_cast<unsigned>(std::min<std::int64_t>(num_tokens - first, kGridRowsMax)));
-    launch(silu_mul_kernel<T>, {grid, kThreads, 0, 1, shared_percent(num_tokens)}, stream, static_cast<const T*>(gate_up) + first * 2 * ffn_dim,
-           static_cast<T*>(out) + first * ffn_dim, ffn_dim);
+    launch(silu_mul_kernel<In, T>, {grid, kThreads, 0, 1, shared_percent(num_tokens)}, stream,
+           static_cast<const In*>(gate_up) + first * 2 * ffn_dim, static_cast<T*>(out) + first * ffn_dim, ffn_dim);
   }
 }
 
@@ -369,14 +367,16 @@ void add_rms_norm(const NormLaunch& a, cudaStream_t stream) {
 
 void rope_store(const RopeLaunch& a, cudaStream_t stream) {
   if (a.num_tokens == 0) return;
-  a.bf16 ? launch_rope<__nv_bfloat16>(a, stream) : launch_rope<float>(a, stream);
+  if (!a.bf16) return launch_rope<float, float>(a, stream);
+  a.qkv_bf16 ? launch_rope<__nv_bfloat16, __nv_bfloat16>(a, stream) : launch_rope<float, __nv_bfloat16>(a, stream);
 }
 
-void silu_mul(const void* gate_up, void* out, std::int32_t num_tokens, std::int32_t ffn_dim, bool bf16,
+void silu_mul(const void* gate_up, bool gate_up_bf16, void* out, std::int32_t num_tokens, std::int32_t ffn_dim, bool bf16,
               cudaStream_t stream) {
   if (num_tokens == 0) return;
-  bf16 ? launch_silu<__nv_bfloat16>(gate_up, out, num_tokens, ffn_dim, stream)
-       : launch_silu<float>(gate_up, out, num_tokens, ffn_dim, stream);
+  if (!bf16) return launch_silu<float, float>(gate_up, out, num_tokens, ffn_dim, stream);
+  gate_up_bf16 ? launch_silu<__nv_bfloat16, __nv_bfloat16>(gate_up, out, num_tokens, ffn_dim, stream)
+               : launch_silu<float, __nv_bfloat16>(gate_up, out, num_tokens, ffn_dim, stream);
 }
 
 void add_bias(float* x, const float* bias, std::int32_t num_tokens, std::int32_t dim, cudaStream_t stream) {

@@ -37,7 +37,7 @@ inline constexpr std::int32_t kNormDimMax = 32768;  // of dim
 void add_rms_norm(const NormLaunch& launch, cudaStream_t stream);
 
 struct RopeLaunch {
-  const void* qkv;      // [T, (H + 2K) D] product
+  const void* qkv;      // [T, (H + 2K) D] bf16 if qkv_bf16, else f32
   const float* bias;    // [(H + 2K) D] or null
   const float* q_norm;  // [D] or null
   const float* k_norm;  // [D] or null
@@ -49,12 +49,12 @@ struct RopeLaunch {
   KvLayout layout;
   void* q_out;  // [T, H, D] product
   std::int32_t num_tokens, num_heads, layer;
-  bool bf16;
+  bool bf16, qkv_bf16;
 };
 void rope_store(const RopeLaunch& launch, cudaStream_t stream);
 
-// out [T, F] = silu(gate) * up; gate_up [T, 2F]: gate, then up.
-void silu_mul(const void* gate_up, void* out, std::int32_t num_tokens, std::int32_t ffn_dim, bool bf16,
+// out [T, F] product = silu(gate) * up; gate_up [T, 2F] bf16 if gate_up_bf16, else f32: gate, then up.
+void silu_mul(const void* gate_up, bool gate_up_bf16, void* out, std::int32_t num_tokens, std::int32_t ffn_dim, bool bf16,
               cudaStream_t stream);
 
 // x [T, N] f32 += bias [N].

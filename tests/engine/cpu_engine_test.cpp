@@ -25,7 +25,7 @@ std::vector<Request> make_requests(std::mt19937_64& random, std::size_t count, s
 }
 
 struct Closeness {
-  double tolerance = 0;        // of a logprob
+  double tolerance = 0;        // of a logprob, times its size where that is over 1
   double compared_min = 0.7;  // share of all tokens before the first that rounding changed
 };
 
@@ -35,7 +35,7 @@ bool takes_likeliest(const Request& request) { return request.sampling.temperatu
 // Equal up to the first step where the two likeliest are closer than the tolerance and changed places (greedy), with logprobs
 // equal within it. Other tokens change only if the draw lands within rounding of a border, hence the share.
 void check_same(const std::vector<Request>& requests, const Answers& a, const Answers& b, const Closeness& closeness) {
-  const double tolerance = closeness.tolerance;
+  const auto tolerance = [&](float logprob) { return closeness.tolerance * std::max(1.0, std::abs(static_cast<double>(logprob))); };
   REQUIRE(a.size() == b.size());
   std::size_t num_tokens = 0, num_compared = 0;
   for (const auto& [key, answer] : a) {
@@ -44,10 +44,10 @@ void check_same(const std::vector<Request>& requests, const Answers& a, const An
     num_tokens += answer.tokens.size();
     for (std::size_t i = 0; i < std::min(answer.tokens.size(), other.tokens.size()); ++i, ++num_compared) {
       if (answer.tokens[i] != other.tokens[i]) {
-        if (greedy) REQUIRE(std::abs(answer.tops[i][0].logprob - answer.tops[i][1].logprob) < 2 * tolerance);
+        if (greedy) REQUIRE(std::abs(answer.tops[i][0].logprob - answer.tops[i][1].logprob) < 2 * tolerance(answer.tops[i][0].logprob));
         break;
       }
-      REQUIRE(std::abs(answer.logprobs[i] - other.logprobs[i]) <= tolerance);
+      REQUIRE(std::abs(answer.logprobs[i] - other.logprobs[i]) <= tolerance(answer.logprobs[i]));
     }
   }
   CHECK(static_cast<double>(num_compared) >= closeness.compared_min * static_cast<double>(num_tokens));
