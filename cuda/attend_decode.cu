@@ -17,8 +17,8 @@
 // Until the product before has written this step's K and V, a CTA plans and fills its rings with older keys (launch.cuh): of the 8.7 us that one
 // stream's attention added to a layer, 7.4 are left (no record).
 //
-// Measured on an H200 (gpu-ops.json), 32 heads, 8 KV heads, D = 128, caches cold, K and V read a second: 32 x 4096 4.15 TB/s, 256 x 1088
-// 4.29, 256 x 4096 4.54, 1 x 4096 1.13 (14.8 us), 8 x 8192 beside 56 x 90 3.35. Tried and slower: one CTA an SM with a longer ring.
+// Measured on an H200 (gpu-ops.json), 32 heads, 8 KV heads, D = 128, caches cold, K and V read a second: 32 x 4096 4.20 TB/s, 256 x 1088
+// 4.27, 256 x 4096 4.46, 1 x 4096 1.22 (13.8 us), 8 x 8192 beside 56 x 90 3.51. Tried and slower: one CTA an SM with a longer ring.
 #include <algorithm>
 
 #include "attend_decode_plan.cuh"

@@ -9,7 +9,7 @@
 // ahead from row to row, so that memory stays busy through the small kernels in between. x comes to shared memory: through L1 it would need
 // another division of an SM's memory than attention (launch.cuh), and a stream was 3 % slower.
 //
-// Measured on an H200 (gpu-ops.json), Mistral 7B's shapes, each alone with caches cold: gate-up 55 us (4.3 TB/s), QKV 15, O 11, down 30, head 62.
+// Measured on an H200 (gpu-ops.json), Mistral 7B's shapes, each alone with caches cold: gate-up 56 us (4.2 TB/s), QKV 14, O 10, down 29, head 63.
 //
 // Tried on an H200 (no record): a ring in shared memory filled by bulk copies of 1 or 2 KB, 3 % slower at best, its turns cost more than they
 // hide; fragments of mma from tiles of 8 rows, 13 % slower; two rows, no faster than skinny_kernel.cu, four far slower; the norm as part of

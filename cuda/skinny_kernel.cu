@@ -10,7 +10,7 @@
 // again across the border between a block's tiles, so that memory stays busy through the small kernels in between and through the
 // sums.
 //
-// Measured on an H200 (gpu-ops.json), 16 rows, Mistral 7B's shapes, each alone with caches cold: gate-up 68 us (3.5 TB/s), QKV 18, O 14,
+// Measured on an H200 (gpu-ops.json), 16 rows, Mistral 7B's shapes, each alone with caches cold: gate-up 67 us (3.5 TB/s), QKV 18, O 12,
 // down 34. cuBLASLt needs 18 us for QKV at 64 rows.
 //
 // Tried and slower: asking L2 for two or four further steps before the wait.
