@@ -51,32 +51,40 @@ std::size_t Transformer::activation_bytes(const Backend& backend, const ModelCon
 }
 
 void Transformer::forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens) {
-  const std::int64_t num_tokens = batch.token_ids.rows(), num_drawing = num_rows(batch.logit_rows);
+  const std::int64_t num_tokens = batch.token_ids.rows();
+  const std::int32_t last = config_.num_layers - 1;
   embed(batch, arena, state_tokens);
-  // The last layer's results of a row are read by its logits alone, so a chunk of a prompt saves nearly a whole layer.
-  const bool picks = num_rows(batch.prompt_rows) == 0 && num_drawing < num_tokens;
-  const Rows all = rows(num_tokens);
-  for (std::int32_t i = 0; i < config_.num_layers; ++i) {
-    const bool is_last = i + 1 == config_.num_layers;
+  for (std::int32_t i = 0; i < last; ++i) {
     store_kv(i, batch, arena);
-    if (is_last && picks && num_drawing == 0) return;
     attend(i, batch, arena);
-    const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(i)];
-    if (is_last && picks) {
-      const Rows picked = pick_drawing_rows(batch);
-      finish_layer(weights, picked);
-      backend_.add_rms_norm(Stream::kCompute, picked.residual, {}, weights_.final_norm, config_.norm_eps, picked.normed);
-      return sample(batch, arena, picked.normed);
-    }
-    finish_layer(weights, all);
+    finish_layer(weights_.layers[static_cast<std::size_t>(i)], rows(num_tokens));
     if (progress_us_ != nullptr) progress_us_->store(now_us(), std::memory_order_relaxed);
   }
+  store_kv(last, batch, arena);
+  const bool all_are_read = num_rows(batch.prompt_rows) > 0 || num_rows(batch.logit_rows) == num_tokens;
+  all_are_read ? finish_all(batch, arena) : finish_drawing(batch, arena);
+}
+
+void Transformer::finish_all(const ForwardBatch& batch, const KvArena& arena) {
+  const Rows all = rows(batch.token_ids.rows());
+  attend(config_.num_layers - 1, batch, arena);
+  finish_layer(weights_.layers.back(), all);
   backend_.add_rms_norm(Stream::kCompute, all.residual, {}, weights_.final_norm, config_.norm_eps, all.normed);
   prompt_logprobs(batch);
-  if (num_drawing == 0) return;
-  const Tensor x = logits_in_.slice(0, num_drawing);
+  if (num_rows(batch.logit_rows) == 0) return;
+  const Tensor x = logits_in_.slice(0, batch.logit_rows.rows());
   backend_.gather_rows(Stream::kCompute, all.normed, batch.logit_rows, x);
   sample(batch, arena, x);
+}
+
+// The last layer's results of a row are read by its logits alone, so a chunk of a prompt saves nearly a whole layer.
+void Transformer::finish_drawing(const ForwardBatch& batch, const KvArena& arena) {
+  if (num_rows(batch.logit_rows) == 0) return;
+  attend(config_.num_layers - 1, batch, arena);
+  const Rows picked = pick_drawing_rows(batch);
+  finish_layer(weights_.layers.back(), picked);
+  backend_.add_rms_norm(Stream::kCompute, picked.residual, {}, weights_.final_norm, config_.norm_eps, picked.normed);
+  sample(batch, arena, picked.normed);
 }
 
 Transformer::Rows Transformer::rows(std::int64_t count) const {

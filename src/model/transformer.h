@@ -61,7 +61,7 @@ class Transformer {
   void forward(const ForwardBatch& batch, const KvArena& arena, Tensor state_tokens);
 
   const ModelConfig& config() const { return config_; }
-  // Set to the time after each layer, where given: on a CPU one step can take a minute, and its end is no news till then.
+  // Set to the time after each layer but the last, where given: on a CPU one step can take a minute, and its end is no news till then.
   void report_progress(std::atomic<std::uint64_t>* progress_us) { progress_us_ = progress_us; }
 
  private:
@@ -75,6 +75,9 @@ class Transformer {
   void store_kv(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena);
   void attend(std::int32_t layer_idx, const ForwardBatch& batch, const KvArena& arena);
   void finish_layer(const LayerWeights& weights, const Rows& rows);
+  // From the last layer's attention on: of all rows, or of those alone that draw a token.
+  void finish_all(const ForwardBatch& batch, const KvArena& arena);
+  void finish_drawing(const ForwardBatch& batch, const KvArena& arena);
   Rows pick_drawing_rows(const ForwardBatch& batch);
   void sample(const ForwardBatch& batch, const KvArena& arena, Tensor x);
   void prompt_logprobs(const ForwardBatch& batch);
