@@ -73,6 +73,11 @@ class CudaBackend final : public Backend {
   static std::vector<Workspace> workspaces(const OpLimits& limits);
   // x w^T + bias (if given), added to or stored in out.
   void product(Stream stream, Tensor x, const Weight& weight, Tensor bias, void* out, DType out_dtype, bool add);
+  // Of what passes from a product to SiLU or RoPE: float32 in steps of so few rows that are not captured, most of them prompts. The 99th
+  // percentile of SmolLM2's error is 0.036 to 0.041 then and 0.042 to 0.047 otherwise (H200, no record; goldens_test.cpp allows 0.045).
+  // Decode steps of 32 to 256 rows would be 1.3 to 2.9 % slower; those of 16 and less keep it in registers.
+  DType between_dtype(const Tensor& x) const;
+  static constexpr std::int64_t kExactRowsMax = 256;
 
   std::string device_;
   DeviceMemory memory_;
@@ -83,14 +88,7 @@ class CudaBackend final : public Backend {
   std::size_t graph_bytes_ = 0;  // of graphs made before seal
   std::unique_ptr<WeightLoader> loader_;  // from the first matrix to reserve or seal
   std::unique_ptr<Products> products_;
-  bool sealed_ = false;
-
-  // What passes from a product to SiLU or RoPE stays float32 in steps of so few rows that are not captured, most of them prompts: the 99th
-  // percentile of SmolLM2's error is 0.041 then and 0.042 to 0.047 otherwise (H200, no record; goldens_test.cpp allows 0.045). Decode
-  // steps of 32 to 256 rows would be 1.3 to 2.9 % slower; those of 16 and less keep it in registers.
-  static constexpr std::int64_t kExactRowsMax = 256;
-  DType between_dtype(const Tensor& x) const;
-  bool capturing_ = false;
+  bool sealed_ = false, capturing_ = false;
 
   // Workspaces, sized by reserve().
   void* qkv_ = nullptr;       // [T, (H + 2K) D] product or f32
