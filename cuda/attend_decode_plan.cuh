@@ -12,7 +12,8 @@ inline constexpr int kTile = 64;  // keys
 inline constexpr int kPieceTilesMin = 6, kPieceTilesMax = 12;
 
 // What beginning and ending a head costs a CTA, in tiles, about: without it a CTA that is dealt many short contexts ends late
-// (8 sequences of 8192 tokens and 56 of 90 on an H200: 114 us before there was this, gpu-ops-first.json; 83 us since, gpu-ops.json; with 1 here 91, with 3 as with 2).
+// (8 sequences of 8192 tokens and 56 of 90 on an H200: 114 us before there was this, gpu-ops-first.json; 83 us since, gpu-ops.json;
+// with 1 here 91, with 3 as with 2, no record).
 inline constexpr int kHeadCost = 2;
 
 // The work list: entries are units of at most `unit_tiles` tiles. Units of one tile stand behind kHeadCost units for their head.

@@ -169,11 +169,11 @@ __device__ void soften(State<D>& state, float scale, float (&scores)[Shape<D>::k
       float mass = 0;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
-          float &first = scores[block][n][2 * half], &second = scores[block][n][2 * half + 1];
-          const unsigned pair = pack_bf16(exp2_fast(first * scale - base), exp2_fast(second * scale - base));
-          first = low_of(pair), second = high_of(pair);
-          mass += first + second;
-        }
+        float &first = scores[block][n][2 * half], &second = scores[block][n][2 * half + 1];
+        const unsigned pair = pack_bf16(exp2_fast(first * scale - base), exp2_fast(second * scale - base));
+        first = low_of(pair), second = high_of(pair);
+        mass += first + second;
+      }
       state.mass[block][half] = state.mass[block][half] * shrink + mass;
       // Maxima settle after a few tiles.
       if (!__any_sync(kAllLanes, shrink != 1)) continue;

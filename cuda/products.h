@@ -4,8 +4,9 @@
 // Order of calls: learn() each weight, tune() once, then run() as often as wanted. What was not tuned runs with the library's
 // favourite. One thread.
 //
-// To compare on a card: FG_CUDA_TUNE=0 leaves the timing and its cache file out. Tried on an H200 and slower: products of many rows in
-// pieces of 1,024 or 2,048, for smaller workspaces. Tried and no faster: other clusters and orders of blocks than cuBLASLt proposes, each alone at the power limit.
+// To compare on a card: FG_CUDA_TUNE=0 leaves the timing and its cache file out. Tried on an H200 and slower: products of many
+// rows in pieces of 1,024 or 2,048, for smaller workspaces. Tried and no faster: other clusters and orders of blocks than
+// cuBLASLt proposes, each alone at the power limit (no record).
 #pragma once
 
 #include <cuda_runtime_api.h>
