@@ -38,6 +38,9 @@ namespace {
 constexpr std::size_t kMaxStepsInFlight = 1;
 // How often a sequence that waits for its consumer to take events looks again.
 constexpr int kRingPollMs = 1;
+// So long after the last step the other steps are captured, a few milliseconds each: a client that sends one request after the other
+// never waits for a capture.
+constexpr int kRestMs = 10;
 
 std::vector<std::unique_ptr<OutputRing>> make_rings(const EngineConfig& config) {
   std::vector<std::unique_ptr<OutputRing>> rings;
@@ -111,7 +114,7 @@ class EngineImpl final : public Engine {
       take_requests();
       bool progressed = false;
       try {
-        progressed = step() || capture_while_idle();
+        progressed = step() || capture_at_rest();
       } catch (const std::exception& error) {
         fail(error.what());
       }
@@ -143,8 +146,12 @@ class EngineImpl final : public Engine {
     return progressed;
   }
 
-  // A request that comes meanwhile waits for one capture, a few milliseconds.
-  bool capture_while_idle() { return !failed_ && roster_.is_empty() && runner_->capture_next(); }
+  // A request that comes meanwhile waits for one capture.
+  bool capture_at_rest() {
+    const bool is_at_rest = roster_.is_empty() && now_us() - last_step_us_ >= std::uint64_t{kRestMs} * 1000;
+    return is_at_rest && !failed_ && runner_->capture_next();
+  }
+  bool has_captures_left() const { return !failed_ && runner_->lacks_graphs(); }
 
   void take_requests() {
     const auto is_cancelled = [this](RequestId id, std::int32_t choice) { return tickets_.is_cancelled(id, choice); };
@@ -201,12 +208,12 @@ class EngineImpl final : public Engine {
     for (const auto& ring : rings_) ring->flush(give_ticket_back_);
   }
 
-  // Nothing can be planned: wait for a request or a cancel, or for consumers that owe room.
+  // Nothing can be planned: wait for a request or a cancel, for consumers that owe room, or until there is time to capture.
   void sleep() {
     const bool waits_for_room = !roster_.is_empty() ||
                                 std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->has_unsent(); });
     if (!waits_for_room) progress_us_.store(0, std::memory_order_relaxed);
-    wake_.wait(waits_for_room ? kRingPollMs : -1);
+    wake_.wait(waits_for_room ? kRingPollMs : has_captures_left() ? kRestMs : -1);
   }
 
   // The backend gave up: every open choice ends, and whatever comes later too.

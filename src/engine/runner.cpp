@@ -142,6 +142,10 @@ void Runner::capture_missing() {
   missing_ = nullptr;
 }
 
+bool Runner::lacks_graphs() const {
+  return std::any_of(graphs_.begin(), graphs_.end(), [](const auto& step) { return !step.is_captured(); });
+}
+
 bool Runner::capture_next() {
   const auto next = std::find_if(graphs_.begin(), graphs_.end(), [](const auto& step) { return !step.is_captured(); });
   if (next == graphs_.end()) return false;

@@ -4,7 +4,7 @@
 // arrays exist once, since the compute stream orders uploads, steps and downloads. Engine thread only.
 //
 // A step of decode rows alone is the replay of a graph for the next of a few batch sizes (graph_rows). The largest is captured at
-// start; the engine has the others captured one at a time, between steps or while it is idle.
+// start; the engine has the others captured one at a time, between steps or when it is at rest.
 //
 // The host tier is pinned memory of whole blocks. With step N - 1 running, what a plan pages goes like this:
 //
@@ -97,6 +97,7 @@ class Runner {
   void capture_missing();
   // Captures one that is still missing; false if none is.
   bool capture_next();
+  bool lacks_graphs() const;
   std::uint64_t num_graph_steps() const { return num_graph_steps_; }
 
  private:

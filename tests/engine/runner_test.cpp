@@ -13,6 +13,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "backend/echo/echo_backend.h"
 #include "backend/forwarding.h"
+#include "base/clock.h"
 #include "engine/debug_checks.h"
 #include "engine/setup.h"
 #include "engine_support.h"
@@ -51,6 +52,33 @@ class WatchedBackend final : public ForwardingBackend {
  private:
   std::string& log_;
   const std::atomic<bool>& is_closed_;
+};
+
+// Knows how long after the last step each capture began. While the gate is closed the first one does not begin.
+class RestBackend final : public ForwardingBackend {
+ public:
+  struct Seen {
+    std::atomic<bool> is_closed{false};
+    std::atomic<int> num_captures{0};  // after the first step
+    std::atomic<std::uint64_t> shortest_rest_us{~std::uint64_t{0}};
+  };
+  explicit RestBackend(Seen& seen) : ForwardingBackend(make_echo_backend()), seen_(seen) {}
+  void begin_capture() override {
+    while (seen_.is_closed) std::this_thread::yield();
+    if (last_step_us_ > 0) {
+      seen_.shortest_rest_us = std::min<std::uint64_t>(seen_.shortest_rest_us, now_us() - last_step_us_);
+      ++seen_.num_captures;
+    }
+    inner().begin_capture();
+  }
+  FenceId record(Stream stream) override {
+    last_step_us_ = now_us();
+    return inner().record(stream);
+  }
+
+ private:
+  Seen& seen_;
+  std::uint64_t last_step_us_ = 0;
 };
 
 // The CPU with the memory of a card: a budget that allocations and graphs come out of.
@@ -153,6 +181,27 @@ TEST_CASE("graphs: the largest at start, the others one at a time, and every ste
     REQUIRE(num_downloads <= 1);
     num_captures = num_downloads = 0;
   }
+}
+
+TEST_CASE("graphs: a request that comes right after another's end waits for no capture") {
+  TempDir dir;
+  write_config(dir.path());
+  EngineConfig config = echo_engine(dir.path());
+  RestBackend::Seen seen;
+  EngineSetup setup = set_up_engine(config, std::make_unique<RestBackend>(seen));
+  seen.is_closed = true;  // so that the request finds captures left to do
+  auto engine = start_engine(config, std::move(setup));
+  Request request;
+  request.prompt.assign(5, 9);
+  request.sampling = {.max_tokens = 1, .ignore_eos = true};  // no decode step: none needs a capture
+  engine->submit(std::move(*engine->try_admit()), request);
+  seen.is_closed = false;
+  Answers answers;
+  take_until(*engine, answers, 1);
+  // The largest is captured at the start, one may have been before the request came.
+  const int num_left = static_cast<int>(graph_rows(engine->info().max_batch, config.num_graphs).size()) - 2;
+  while (seen.num_captures < num_left) std::this_thread::yield();
+  CHECK(seen.shortest_rest_us >= 10'000);
 }
 
 TEST_CASE("graphs: a size that is missing runs as the next one where that wastes little, else uncaptured") {
