@@ -29,6 +29,12 @@ TEST_CASE("gaps take as long as the rate says, and vary as the burstiness says")
   CHECK(arrival_gaps(3, INFINITY, 1, 0) == std::vector<double>{0, 0, 0});
 }
 
+// numpy.random.seed(7); numpy.random.gamma(1, 1, 4), scaled so that they sum to 4 / 2.
+TEST_CASE("Poisson arrivals are those of NumPy's legacy generator") {
+  const std::vector<double> gaps = arrival_gaps(4, 2, 1, 7), numpy{0.045941879982958275, 0.8761353870920546, 0.3339463795609335, 0.7439763533640538};
+  for (std::size_t i = 0; i < 4; ++i) CHECK(gaps[i] == doctest::Approx(numpy[i]).epsilon(1e-12));
+}
+
 TEST_CASE("random prompts have the asked lengths") {
   DatasetOptions options{.input_len = 40, .output_len = 8, .range_ratio = 0.5, .vocab = 100, .seed = 3};
   bool differs = false;
