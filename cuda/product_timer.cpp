@@ -20,6 +20,7 @@ std::int64_t row_bucket(std::int64_t num_rows) {
   if (num_rows <= 16) return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(num_rows)));
   if (num_rows <= 64) return up(num_rows, 16);
   if (num_rows <= 512) return up(num_rows, 64);
+  if (num_rows <= 2048) return up(num_rows, 128);
   return up(num_rows, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(num_rows))) / 8);
 }
 

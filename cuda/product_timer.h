@@ -12,7 +12,8 @@
 namespace fastgen {
 
 // Products of more rows than one of these and at most the next use one algorithm: 1, 2, 4, 8, 16, 32, 48, 64, then steps of 64 up
-// to 512, then four steps an octave. The bucket of num_rows >= 1: the least of them that is not below it.
+// to 512, of 128 up to 2,048 (a tile of the library's more or less is much of such a product), then four an octave. The bucket of
+// num_rows >= 1: the least of them that is not below it.
 std::int64_t row_bucket(std::int64_t num_rows);
 // All buckets up to that of max_rows.
 std::vector<std::int64_t> row_buckets(std::int64_t max_rows);

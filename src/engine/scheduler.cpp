@@ -40,8 +40,7 @@ class Planner {
   }
 
  private:
-  // Decode rows share the busy limit with prefill, down to half of it: products are fast where their rows fill whole
-  // tiles, and 1,024 + 128 rows take a GPU as long as 1,280.
+  // Decode rows share the busy limit with prefill, down to half of it: products are fast where their rows fill whole tiles.
   std::int32_t prefill_budget() const {
     const std::int32_t busy = in_.limits.prefill_busy, num_decodes = static_cast<std::int32_t>(plan_.decodes.size());
     return num_decodes == 0 ? in_.limits.prefill_idle : busy - std::min(num_decodes, busy / 2);

@@ -24,9 +24,9 @@
 namespace fastgen {
 namespace {
 
-// Prefill tokens of a step that also decodes, and of one that does not. A GPU needs more rows to be busy; on a CPU a
-// long step only holds up the streams.
-constexpr std::int32_t kPrefillBusyGpu = 1024, kPrefillIdleGpu = 8192;
+// Prefill tokens of a step that also decodes, and of one that does not. A GPU needs more rows to be busy, and its busy steps are to
+// hold a prompt of 1,024 tokens beside 256 decode rows; on a CPU a long step only holds up the streams.
+constexpr std::int32_t kPrefillBusyGpu = 1280, kPrefillIdleGpu = 8192;
 constexpr std::int32_t kPrefillBusyCpu = 256, kPrefillIdleCpu = 2048;
 constexpr std::int32_t kDefaultMaxBatch = 256;
 

@@ -330,11 +330,15 @@ TEST_CASE("cuda: products are timed once, kept, and right with what was chosen")
       b.compare(out, loose(DType::kF32, 2), "linear_add");
     }
   };
-  run();
-  const std::string first = read_file(file());
-  CHECK(first.find("bfloat16 float32 320 576 1 64 ") != std::string::npos);
-  run();
-  CHECK(read_file(file()) == first);  // nothing was left to time
+  // A start times products for a second; what is left over is the next one's.
+  std::string last, text;
+  for (int starts = 0; starts < 6 && (starts == 0 || text != last); ++starts) {
+    last = text;
+    run();
+    text = read_file(file());
+    CHECK(text.find("bfloat16 float32 320 576 1 64 ") != std::string::npos);
+  }
+  CHECK(text == last);  // nothing was left to time
   std::ofstream(file()) << "fastgen products 1 | nonsense\n";
   run();
   CHECK(read_file(file()).find("bfloat16 float32 320 576 1 64 ") != std::string::npos);
