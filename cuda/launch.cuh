@@ -29,6 +29,8 @@ __device__ inline void let_next_start() {
 #endif
 }
 
+inline int div_up(int x, int y) { return (x + y - 1) / y; }
+
 // Of the card in use.
 inline int device_attribute(cudaDeviceAttr which) {
   int device = 0, value = 0;
