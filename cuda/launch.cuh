@@ -56,7 +56,8 @@ inline const Card& card() {
 // its SM had ended. In traces (no record) every third product of one stream took 1.4 times as long, and 3.7 % of a step of 256 were gaps.
 // In steps of few rows, but not of one, products read x through L1; else attention and cuBLASLt set the tone, which take all they can get.
 inline constexpr int kAllShared = cudaSharedmemCarveoutMaxShared, kHalfShared = 50;
-inline int shared_percent(int num_rows) { return num_rows > 1 && num_rows <= 16 ? kHalfShared : kAllShared; }
+inline constexpr int kFewRowsMax = 16;  // that the products of skinny_kernel.cu take
+inline int shared_percent(int num_rows) { return num_rows > 1 && num_rows <= kFewRowsMax ? kHalfShared : kAllShared; }
 
 struct LaunchShape {
   dim3 grid, block;
@@ -64,6 +65,8 @@ struct LaunchShape {
   int cluster = 1;  // > 1 (sm_90 only): so many blocks along x form a cluster
   int shared_percent = kAllShared;
 };
+// Of a kernel without dynamic shared memory, in a step of so many rows.
+inline LaunchShape small_shape(dim3 grid, dim3 block, int num_rows) { return {grid, block, 0, 1, shared_percent(num_rows)}; }
 
 // A failure shows at the backend's check after the launch.
 template <typename... Params, typename... Args>

@@ -162,11 +162,11 @@ void launch_rope(const RopeLaunch& a, cudaStream_t stream) {
     // With many tokens a block takes all heads of one, else they are spread.
     const int passes = div_up(num_all, kThreads / group);
     const dim3 grid(tokens, static_cast<unsigned>(a.num_tokens >= 4 * card().num_sms ? 1 : passes));
-    launch(wide_rope_store_kernel<In, T>, {grid, kThreads, 0, 1, shared_percent(a.num_tokens)}, stream, a);
+    launch(wide_rope_store_kernel<In, T>, small_shape(grid, kThreads, a.num_tokens), stream, a);
   } else {
     const int num_warps = 4;
     const dim3 grid(tokens, static_cast<unsigned>(div_up(num_all, num_warps)));
-    launch(rope_store_kernel<In, T>, {grid, num_warps * kWarp, 0, 1, shared_percent(a.num_tokens)}, stream, a);
+    launch(rope_store_kernel<In, T>, small_shape(grid, num_warps * kWarp, a.num_tokens), stream, a);
   }
 }
 

@@ -160,17 +160,16 @@ __global__ void copy_blocks_kernel(uint4* arena, std::int32_t* token_ids, const 
 template <typename T>
 void launch_norm(const NormLaunch& a, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(a.num_tokens);
-  const int percent = shared_percent(a.num_tokens);
   const auto threads = [&](int eights_each) {  // whole warps
     return static_cast<unsigned>(div_up(a.dim, 8 * kWarp * eights_each) * kWarp);
   };
   if (a.dim % 8 != 0) {
-    launch(plain_rms_norm_kernel<T>, {rows, kThreads, 0, 1, percent}, stream, a);
+    launch(plain_rms_norm_kernel<T>, small_shape(rows, kThreads, a.num_tokens), stream, a);
   } else if (a.dim <= 8 * kNormThreadsMax) {
-    launch(add_rms_norm_kernel<T, 1>, {rows, threads(1), 0, 1, percent}, stream, a);
+    launch(add_rms_norm_kernel<T, 1>, small_shape(rows, threads(1), a.num_tokens), stream, a);
   } else {
     static_assert(8 * kNormThreadsMax * 4 == kNormDimMax);
-    launch(add_rms_norm_kernel<T, 4>, {rows, threads(4), 0, 1, percent}, stream, a);
+    launch(add_rms_norm_kernel<T, 4>, small_shape(rows, threads(4), a.num_tokens), stream, a);
   }
 }
 
@@ -179,7 +178,7 @@ void launch_silu(const void* gate_up, void* out, int num_tokens, int ffn_dim, cu
   const auto columns = static_cast<unsigned>(div_up(div_up(ffn_dim, 8), kThreads));
   for (std::int64_t first = 0; first < num_tokens; first += kGridRowsMax) {
     const dim3 grid(columns, static_cast<unsigned>(std::min<std::int64_t>(num_tokens - first, kGridRowsMax)));
-    launch(silu_mul_kernel<In, T>, {grid, kThreads, 0, 1, shared_percent(num_tokens)}, stream,
+    launch(silu_mul_kernel<In, T>, small_shape(grid, kThreads, num_tokens), stream,
            static_cast<const In*>(gate_up) + first * 2 * ffn_dim, static_cast<T*>(out) + first * ffn_dim, ffn_dim);
   }
 }
@@ -187,7 +186,7 @@ void launch_silu(const void* gate_up, void* out, int num_tokens, int ffn_dim, cu
 template <typename Word>
 void launch_gather(const void* x, const std::int32_t* rows, void* out, int num_rows, std::int64_t row_bytes,
                    cudaStream_t stream) {
-  launch(gather_rows_kernel<Word>, {static_cast<unsigned>(num_rows), kThreads, 0, 1, shared_percent(num_rows)}, stream,
+  launch(gather_rows_kernel<Word>, small_shape(static_cast<unsigned>(num_rows), kThreads, num_rows), stream,
          static_cast<const Word*>(x), rows, static_cast<Word*>(out),
          row_bytes / static_cast<std::int64_t>(sizeof(Word)));
 }

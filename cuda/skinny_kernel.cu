@@ -27,6 +27,7 @@ namespace fastgen::device {
 
 namespace {
 
+static_assert(kSkinnyRowsMax == kFewRowsMax);
 constexpr int kWarpsPerSm = 16;  // one block, or two of half the warps where there are many tiles
 constexpr int kTileRows = 32;
 constexpr int kStep = 64;       // elements of K that a warp multiplies at once
@@ -208,7 +209,8 @@ template <int kWarps, typename Tiles, typename Epilogue>
 void run_with(const SkinnyProduct& a, const Geometry& geometry, const Tiles& tiles, const Epilogue& epilogue,
               cudaStream_t stream) {
   const int most = kWarpsPerSm / kWarps * card().num_sms;
-  const LaunchShape shape{static_cast<unsigned>(std::min(geometry.num_tiles, most)), kWarps * kWarp, 0, 1, kHalfShared};
+  LaunchShape shape{static_cast<unsigned>(std::min(geometry.num_tiles, most)), kWarps * kWarp};
+  shape.shared_percent = kHalfShared;
   if (a.num_rows <= 8) {
     launch(skinny_kernel<kWarps, 1, Tiles, Epilogue>, shape, stream, a, geometry, tiles, epilogue);
   } else {
