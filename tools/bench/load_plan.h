@@ -35,7 +35,8 @@ struct LoadPrompt {
 std::vector<LoadPrompt> load_prompts(const DatasetOptions& options, std::int32_t count);
 
 // Gaps in seconds before each of `count` requests: gamma with shape `burstiness` and mean 1 / rate (1: Poisson arrivals; below it bursty,
-// above it even), scaled so that all take count / rate together, as vLLM does. An infinite rate: no gaps.
+// above it even), scaled so that all take count / rate together, as vLLM does; Poisson gaps are its own for the same seed (numpy.random's
+// legacy generator). An infinite rate: no gaps.
 std::vector<double> arrival_gaps(std::int32_t count, double rate, double burstiness, std::uint64_t seed);
 
 struct BodyOptions {
