@@ -24,7 +24,7 @@
 
 #include "attend_wgmma_load.cuh"
 #include "tensor_map.h"
-#include "wgmma_attend.cuh"
+#include "wgmma.cuh"
 
 namespace fastgen::device {
 

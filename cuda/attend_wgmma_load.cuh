@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attend_wgmma_shape.cuh"
-#include "wgmma_attend.cuh"
+#include "wgmma.cuh"
 
 namespace fastgen::device::prefill {
 

@@ -62,16 +62,6 @@ struct Memory {
   }
 };
 
-// A place that walks round a ring of kSize.
-template <int kSize>
-struct Ring {
-  int at = 0;
-  unsigned parity = 0;
-  __device__ void advance() {
-    if (++at == kSize) at = 0, parity ^= 1;
-  }
-};
-
 // The keys that any row of the tile sees, in tiles of kKeys from a block's edge on.
 template <int kKeys>
 struct KeyTiles {

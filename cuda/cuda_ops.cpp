@@ -4,6 +4,7 @@
 #include "attend_kernel.h"
 #include "check.h"
 #include "cuda_backend.h"
+#include "gate_up_wgmma.h"
 #include "row_kernels.h"
 #include "sample_kernels.h"
 #include "skinny_kernel.h"
@@ -122,9 +123,11 @@ void CudaBackend::linear_add(Stream stream, Tensor x, const Weight& weight, Tens
 }
 
 void CudaBackend::gate_up_silu(Stream stream, Tensor x, const Weight& weight, Tensor out) {
+  const device::GateUpLaunch many{weight.handle,     x.data, out.data, count(x.rows()), count(out.row_elements()),
+                                  count(weight.in_dim)};
   if (fits_skinny(x, weight) && out.row_elements() % 16 == 0) {
     device::skinny_gate_up(skinny(x, weight), out.data, at(stream));
-  } else {
+  } else if (!is_bf16(x.dtype) || !device::gate_up_wgmma(many, at(stream))) {
     const DType dtype = between_dtype(x);
     product(stream, x, weight, {}, gate_up_, dtype, false);
     device::silu_mul(gate_up_, is_bf16(dtype), out.data, count(x.rows()), count(out.row_elements()), is_bf16(out.dtype), at(stream));

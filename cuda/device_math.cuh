@@ -78,6 +78,8 @@ __device__ inline void store_eight(__nv_bfloat16* address, const Eight& x) {
   store_pack(address, pack);
 }
 
+__device__ inline float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+
 __device__ inline float warp_sum(float x) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
   return x;

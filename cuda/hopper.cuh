@@ -74,9 +74,47 @@ __device__ inline void wait_barrier(unsigned barrier, unsigned parity) {
 #endif
 }
 
+// A place that walks round a ring of kSize stages, and the parity of the barriers' phase there.
+template <int kSize>
+struct Ring {
+  int at = 0;
+  unsigned parity = 0;
+  __device__ void advance() {
+    if (++at == kSize) at = 0, parity ^= 1;
+  }
+};
+
 // Of `threads` threads that pass the same id, 1 .. 15.
 __device__ inline void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- clusters of blocks
+
+// This block's number in its cluster.
+__device__ inline int cluster_rank() {
+  unsigned rank = 0;
+#ifdef FG_HOPPER
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return static_cast<int>(rank);
+}
+// Of all threads of the cluster.
+__device__ inline void sync_cluster() {
+#ifdef FG_HOPPER
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+// At the barrier at the same place in that block of the cluster.
+__device__ inline void arrive_in(int rank, unsigned barrier) {
+#ifdef FG_HOPPER
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+#endif
 }
 
 // ---- copies
@@ -86,6 +124,47 @@ __device__ inline void load_box(unsigned to, const CUtensorMap& map, int x, int 
 #ifdef FG_HOPPER
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
                "l"(&map), "r"(x), "r"(y), "r"(barrier)
+               : "memory");
+#endif
+}
+// The same to the same place in each block of the cluster whose bit is set in `blocks`, counted by the barrier at the same place there.
+__device__ inline void load_box_for(unsigned blocks, unsigned to, const CUtensorMap& map, int x, int y, unsigned barrier) {
+#ifdef FG_HOPPER
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+          to),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"(static_cast<unsigned short>(blocks))
+      : "memory");
+#endif
+}
+// A box from shared memory, after publish_stores() by the threads that wrote it and a barrier; what lies outside the matrix is left out.
+__device__ inline void store_box(const CUtensorMap& map, int x, int y, unsigned from) {
+#ifdef FG_HOPPER
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(x), "r"(y), "r"(from)
+               : "memory");
+#endif
+}
+__device__ inline void commit_boxes() {
+#ifdef FG_HOPPER
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#endif
+}
+// Until the shared memory of this thread's boxes may be written again, or until the boxes are stored.
+__device__ inline void wait_boxes_read() {
+#ifdef FG_HOPPER
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#endif
+}
+__device__ inline void wait_boxes() {
+#ifdef FG_HOPPER
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#endif
+}
+// Four 8 x 8 matrices of 16-bit elements, held as quarters of A (mma.cuh); lane l gives the address of row l % 8 of matrix l / 8.
+__device__ inline void store_matrices(unsigned row_address, const unsigned (&from)[4]) {
+#ifdef FG_HOPPER
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address), "r"(from[0]), "r"(from[1]), "r"(from[2]),
+               "r"(from[3])
                : "memory");
 #endif
 }

@@ -105,8 +105,6 @@ __global__ void plain_rms_norm_kernel(NormLaunch a) {
     out[i] = from_float<T>(residual[i] * scale * a.weight[i]);
 }
 
-__device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
-
 template <typename In, typename T>
 __global__ void silu_mul_kernel(const In* gate_up, T* out, int ffn_dim) {
   let_next_start();

@@ -71,10 +71,11 @@ TEST_CASE("cuda: linear and linear_add") {
     for (const Shape& s : shapes) check_linear(dtype, s, kRowCounts);
 }
 
-void check_gate_up(DType dtype, std::int32_t ffn_dim, std::int32_t model_dim, const std::vector<std::int64_t>& row_counts) {
+void check_gate_up(DType dtype, std::int32_t ffn_dim, std::int32_t model_dim, const std::vector<std::int64_t>& row_counts,
+                   std::int64_t max_rows = 300) {
   Bench b;
-  b.gpu->reserve(limits_of(model_dim, ffn_dim));
-  b.cpu->reserve(limits_of(model_dim, ffn_dim));
+  b.gpu->reserve(limits_of(model_dim, ffn_dim, max_rows));
+  b.cpu->reserve(limits_of(model_dim, ffn_dim, max_rows));
   const std::array<std::int64_t, 2> part = {ffn_dim, model_dim};
   const auto [cpu_w, gpu_w] = b.weights(WeightKind::kGateUp, dtype, {part, part});
   for (std::int64_t rows : row_counts) {
@@ -94,6 +95,16 @@ TEST_CASE("cuda: gate_up_silu") {
   for (DType dtype : kTypes)
     for (const auto& [ffn_dim, model_dim] : {std::pair{1536, 576}, {48, 72}, {40, 64}, {2320, 1032}})
       check_gate_up(dtype, ffn_dim, model_dim, kRowCounts);
+}
+
+// On sm_90a these run on gate_up_wgmma.cu: less than a round of the card, halves in the last round, a number of rows that is no multiple of 256,
+// the border to the library's product, more columns than rows in a group, K that goes round the stages.
+TEST_CASE("cuda: gate_up_silu of many rows") {
+  FG_NEEDS_GPU();
+  check_gate_up(DType::kBF16, 128, 64, {252, 253, 256, 512}, 512);
+  check_gate_up(DType::kBF16, 1536, 576, {256, 509, 1280}, 1280);
+  check_gate_up(DType::kBF16, 5120, 128, {256, 512, 768}, 768);
+  check_gate_up(DType::kBF16, 384, 8192, {1024}, 1024);
 }
 
 TEST_CASE("cuda: more rows than a grid has blocks in y") {
@@ -193,6 +204,8 @@ TEST_CASE("cuda: products of few rows, small" * doctest::test_suite("small produ
   const std::vector<std::int64_t> counts = {1, 5, 16};
   for (const Shape& s : {Shape{72, 264}, {4360, 136}}) check_linear(DType::kBF16, s, counts);
   for (const auto& [ffn_dim, model_dim] : {std::pair{48, 264}, {40, 72}, {2320, 72}}) check_gate_up(DType::kBF16, ffn_dim, model_dim, counts);
+  check_gate_up(DType::kBF16, 128, 320, {256}, 512);
+  check_gate_up(DType::kBF16, 4352, 64, {509}, 512);  // 68 units: a second round of two, in halves
   check_qkv(DType::kBF16, {9, 3, 64, 136, true, false}, counts);
   check_qkv(DType::kBF16, {64, 8, 64, 72, false, false}, counts);
   check_qkv(DType::kBF16, {8, 2, 64, 96, true, true}, counts);  // two elements or eight a thread

@@ -1,11 +1,11 @@
-// The products of attention by warpgroups: rows of 64, bf16, sums in float32.
+// Products by warpgroups: rows of 64, bf16, sums in float32.
 //
 //   multiply             c [64, N] += or = a [64, 16] b [N, 16]^T      a and b in shared memory: matrix_descriptor
 //   multiply_transposed  c [64, N] += a [64, 16] b [16, N]             a in registers, b in shared memory: transposed_descriptor
 //
 // Thread t of the warpgroup holds rows 16 (t / 32) + t % 32 / 4 and + 8, of columns 8 j + 2 (t % 4) + {0, 1}: c[4 j + {0, 1}] of the first
 // row, c[4 j + {2, 3}] of the other. Of a, registers 0 and 1 are columns 2 (t % 4) + {0, 1} of the two rows, 2 and 3 the same + 8: those of
-// c of two neighbouring j. N is 64 or 128.
+// c of two neighbouring j. N is 128 or 256 for multiply, 64 or 128 for multiply_transposed.
 #pragma once
 
 #include "hopper.cuh"
@@ -44,10 +44,16 @@ __device__ inline void publish_stores() {
 #define FG_NAMES_64 \
   FG_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define FG_NAMES_128 \
+  FG_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FG_SUMS_8(c, i) \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
 #define FG_SUMS_32(c, i) FG_SUMS_8(c, i), FG_SUMS_8(c, i + 8), FG_SUMS_8(c, i + 16), FG_SUMS_8(c, i + 24)
 #define FG_SUMS_64(c) FG_SUMS_32(c, 0), FG_SUMS_32(c, 32)
+#define FG_SUMS_128(c) FG_SUMS_64(c), FG_SUMS_32(c, 64), FG_SUMS_32(c, 96)
 
 __device__ inline void multiply(float (&c)[64], std::uint64_t a, std::uint64_t b, bool adds) {
 #ifdef FG_HOPPER
@@ -57,6 +63,18 @@ __device__ inline void multiply(float (&c)[64], std::uint64_t a, std::uint64_t b
       FG_NAMES_64 "}, "
       "%64, %65, p, 1, 1, 0, 0;\n}"
       : FG_SUMS_64(c)
+      : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+#endif
+}
+
+__device__ inline void multiply(float (&c)[128], std::uint64_t a, std::uint64_t b, bool adds) {
+#ifdef FG_HOPPER
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+      FG_NAMES_128 "}, "
+      "%128, %129, p, 1, 1, 0, 0;\n}"
+      : FG_SUMS_128(c)
       : "l"(a), "l"(b), "r"(adds ? 1 : 0));
 #endif
 }
@@ -87,8 +105,10 @@ __device__ inline void multiply_transposed(float (&c)[64], const unsigned (&a)[4
 
 #undef FG_NAMES_32
 #undef FG_NAMES_64
+#undef FG_NAMES_128
 #undef FG_SUMS_8
 #undef FG_SUMS_32
 #undef FG_SUMS_64
+#undef FG_SUMS_128
 
 }  // namespace fastgen::device
