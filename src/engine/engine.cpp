@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -24,6 +25,7 @@
 #include "engine/roster.h"
 #include "engine/scheduler.h"
 #include "engine/setup.h"
+#include "engine/step_pace.h"
 #include "engine/tickets.h"
 #include "engine/validate.h"
 #include "fastgen/error.h"
@@ -41,6 +43,9 @@ constexpr int kRingPollMs = 1;
 // So long after the last step the other steps are captured, a few milliseconds each: a client that sends one request after the other
 // never waits for a capture.
 constexpr int kRestMs = 10;
+// A step is planned this late in the one before it, so that the host has a quarter of a step to do it, half a millisecond at least; and
+// after so long at the latest, for whoever stops the engine.
+constexpr std::uint64_t kLatePercent = 75, kLateStepMinUs = 2000, kLateMaxUs = 50'000;
 
 std::vector<std::unique_ptr<OutputRing>> make_rings(const EngineConfig& config) {
   std::vector<std::unique_ptr<OutputRing>> rings;
@@ -107,6 +112,7 @@ class EngineImpl final : public Engine {
     name_thread("engine");
     while (true) {
       progress_us_.store(now_us(), std::memory_order_relaxed);
+      wait_for_requests();
       wake_.drain();
       // After the drain: a stop that comes later signals once more, one that came before it must not be slept through.
       if (stopping_.load(std::memory_order_acquire)) break;
@@ -123,6 +129,21 @@ class EngineImpl final : public Engine {
     }
     shut_down();
   }
+
+  // A request that comes now can be in the next step if that is not planned yet, else only in the one after it. So as long as the next
+  // would have decode rows alone, its plan waits for most of the time that the step on the device will take.
+  void wait_for_requests() {
+    if (in_flight_.empty() || roster_.has_prompts()) return;
+    const Step& running = in_flight_.back();
+    const std::uint64_t least = pace_.at_least(running.is_graph, running.prefill_tokens + running.decode_tokens);
+    if (least < kLateStepMinUs) return;
+    const std::uint64_t until = busy_since_us() + std::min(least * kLatePercent / 100, kLateMaxUs), now = now_us();
+    if (now >= until) return;
+    const SpanScope span(SpanKind::kWait);
+    std::this_thread::sleep_for(std::chrono::microseconds(until - now));
+  }
+  // When the device began the step that it runs, if it has no work beyond those in flight.
+  std::uint64_t busy_since_us() const { return std::max(rest_end_us_, last_step_us_); }
 
   // One turn: plan step N, reserve, pack, launch it, collect N - 1. False if there was nothing to do.
   bool step() {
@@ -195,7 +216,9 @@ class EngineImpl final : public Engine {
     num_prefill_steps_ += step.decode_tokens == 0;
     prefill_tokens_ += step.prefill_tokens;
     decode_tokens_ += step.decode_tokens;
-    step_us_.add(now - std::max(rest_end_us_, last_step_us_));
+    const std::uint64_t took_us = now - busy_since_us();
+    step_us_.add(took_us);
+    pace_.add(step.is_graph, step.prefill_tokens + step.decode_tokens, took_us);
     step_tokens_.add(step.prefill_tokens + step.decode_tokens);
     last_step_us_ = now;
     record_step(step, num_steps_);
@@ -280,6 +303,7 @@ class EngineImpl final : public Engine {
   std::uint64_t num_steps_ = 0, prefill_tokens_ = 0, decode_tokens_ = 0, last_step_us_ = 0;
   std::uint64_t num_mixed_steps_ = 0, num_prefill_steps_ = 0, rest_end_us_ = 0;  // the last: when work began after a rest
   StepHistogram step_us_{.first = 128}, step_tokens_;
+  StepPace pace_;
   bool failed_ = false;
   StepTracer tracer_;
   const std::function<void(const Event&)> give_ticket_back_ = [this](const Event& last) { tickets_.give_back(slot_of(last.request)); };

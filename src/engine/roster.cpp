@@ -214,6 +214,11 @@ std::vector<RingView> Roster::ring_views() {
   return views;
 }
 
+bool Roster::has_prompts() const {
+  const auto is_behind = [](const auto& running) { return running.second->num_tokens() - running.second->num_computed > 1; };
+  return !waiting_.empty() || std::any_of(running_.begin(), running_.end(), is_behind);
+}
+
 SchedulerInput Roster::scheduler_input(bool step_in_flight) {
   SchedulerInput input;
   input.limits = limits_;

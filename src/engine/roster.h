@@ -52,6 +52,7 @@ class Roster {
   std::int32_t num_waiting() const { return static_cast<std::int32_t>(waiting_.size()); }
   std::int32_t num_running() const { return static_cast<std::int32_t>(running_.size()); }
   bool is_empty() const { return requests_.empty(); }
+  bool has_prompts() const;  // or other tokens to compute before the next one can be drawn
   void check() const;
 
  private:
