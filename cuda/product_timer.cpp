@@ -12,6 +12,13 @@ namespace {
 
 // Beyond so many rows one run is long enough to be timed alone.
 constexpr std::int64_t kManyRows = 1024;
+// Beyond so many rows a tile more or less is little: one list of candidates is enough.
+constexpr std::int64_t kFewTilesRows = 2048;
+constexpr std::int64_t kFewerRows = 4;
+
+bool is_same(const cublasLtMatmulAlgo_t& a, const cublasLtMatmulAlgo_t& b) {
+  return std::bit_cast<AlgorithmWords>(a) == std::bit_cast<AlgorithmWords>(b);
+}
 
 }  // namespace
 
@@ -19,7 +26,7 @@ std::int64_t row_bucket(std::int64_t num_rows) {
   const auto up = [](std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; };
   if (num_rows <= 16) return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(num_rows)));
   if (num_rows <= 64) return up(num_rows, 16);
-  if (num_rows <= 512) return up(num_rows, 64);
+  if (num_rows <= 1280) return up(num_rows, 64);
   if (num_rows <= 2048) return up(num_rows, 128);
   return up(num_rows, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(num_rows))) / 8);
 }
@@ -30,7 +37,7 @@ std::vector<std::int64_t> row_buckets(std::int64_t max_rows) {
   return buckets;
 }
 
-ProductTimer::ProductTimer() : spans_(kCandidates * kRounds) {
+ProductTimer::ProductTimer() : spans_(2 * kCandidates * kRounds) {
   cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream for timing products");
   for (Span& span : spans_)
     for (cudaEvent_t* event : {&span.begin, &span.end})
@@ -43,6 +50,16 @@ ProductTimer::~ProductTimer() {
   cudaStreamDestroy(stream_);
 }
 
+std::vector<cublasLtMatmulAlgo_t> ProductTimer::candidates(CublasProduct& product, std::int64_t num_rows) const {
+  std::vector<cublasLtMatmulAlgo_t> all = product.candidates(num_rows, static_cast<int>(kCandidates));
+  if (num_rows <= kFewerRows || num_rows > kFewTilesRows) return all;
+  for (const cublasLtMatmulAlgo_t& other : product.candidates(num_rows - kFewerRows, static_cast<int>(kCandidates))) {
+    const bool is_new = std::none_of(all.begin(), all.end(), [&](const auto& known) { return is_same(known, other); });
+    if (is_new && product.supports(num_rows, other)) all.push_back(other);
+  }
+  return all;
+}
+
 // Each runs once untimed (its code is loaded then), which also puts the host ahead of the GPU, so that the timed runs
 // follow each other without gaps.
 std::optional<cublasLtMatmulAlgo_t> ProductTimer::fastest(CublasProduct& product, std::int64_t num_rows,
@@ -52,7 +69,7 @@ std::optional<cublasLtMatmulAlgo_t> ProductTimer::fastest(CublasProduct& product
   const auto run = [&](const cublasLtMatmulAlgo_t& algorithm) {
     return product.run(stream_, num_rows, algorithm, weights[turn_++ % weights.size()], x, out);
   };
-  std::vector<cublasLtMatmulAlgo_t> algorithms = product.candidates(num_rows, static_cast<int>(kCandidates));
+  std::vector<cublasLtMatmulAlgo_t> algorithms = candidates(product, num_rows);
   std::erase_if(algorithms, [&](const auto& algorithm) { return run(algorithm) != CUBLAS_STATUS_SUCCESS; });
   if (algorithms.empty()) return std::nullopt;
   for (std::size_t round = 0; round < kRounds; ++round) {

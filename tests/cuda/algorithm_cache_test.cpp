@@ -70,9 +70,10 @@ TEST_CASE("algorithm cache: the file") {
 }
 
 TEST_CASE("buckets of rows") {
-  CHECK(row_buckets(640) == std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 48, 64, 128, 192, 256, 320, 384, 448, 512, 640});
-  CHECK(row_bucket(641) == 768);
-  CHECK(row_bucket(1025) == 1152);
+  CHECK(row_buckets(640) == std::vector<std::int64_t>{1, 2, 4, 8, 16, 32, 48, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640});
+  CHECK(row_bucket(641) == 704);
+  CHECK(row_bucket(1025) == 1088);
+  CHECK(row_bucket(1281) == 1408);
   CHECK(row_bucket(2049) == 2560);
   CHECK(row_bucket(8193) == 10240);
   for (std::int64_t rows = 1; rows < 10000; ++rows) {
