@@ -33,7 +33,8 @@ struct Closeness {
 bool takes_likeliest(const Request& request) { return request.sampling.temperature == 0 && request.sampling.repetition_penalty == 1; }
 
 // Equal up to the first step where the two likeliest are closer than the tolerance and changed places (greedy), with logprobs
-// equal within it. Other tokens change only if the draw lands within rounding of a border, hence the share.
+// equal within it, also those of the two likeliest where other tokens were drawn for the first time. Other tokens change only if the draw
+// lands within rounding of a border, hence the share.
 void check_same(const std::vector<Request>& requests, const Answers& a, const Answers& b, const Closeness& closeness) {
   const auto tolerance = [&](float logprob) { return closeness.tolerance * std::max(1.0, std::abs(static_cast<double>(logprob))); };
   REQUIRE(a.size() == b.size());
@@ -42,7 +43,13 @@ void check_same(const std::vector<Request>& requests, const Answers& a, const An
     const Answer& other = b.at(key);
     const bool greedy = takes_likeliest(requests.at(key.first));
     num_tokens += answer.tokens.size();
+    REQUIRE(!answer.tokens.empty());
+    REQUIRE(!other.tokens.empty());
     for (std::size_t i = 0; i < std::min(answer.tokens.size(), other.tokens.size()); ++i, ++num_compared) {
+      for (std::size_t j : {0, 1}) {
+        const float logprob = answer.tops[i].at(j).logprob;
+        REQUIRE(std::abs(logprob - other.tops[i].at(j).logprob) <= tolerance(logprob));
+      }
       if (answer.tokens[i] != other.tokens[i]) {
         if (greedy) REQUIRE(std::abs(answer.tops[i][0].logprob - answer.tops[i][1].logprob) < 2 * tolerance(answer.tops[i][0].logprob));
         break;
@@ -136,14 +143,15 @@ void check_windowed(const std::string& backend, bool with_penalty) {
   CHECK((tight->stats().num_preemptions > 0) == with_penalty);
 }
 
-// After random prompts many tokens are as likely as the next, so that rounding moves some draws in float32 and most in bfloat16.
+// After random prompts many tokens are as likely as the next, so that rounding moves some draws in float32 and most in bfloat16: of
+// SmolLM2's 108 tokens 2 were the same once. What is compared there is mostly the likeliest two of each first draw.
 void check_model(const std::string& backend, const std::filesystem::path& folder, const std::string& dtype) {
   EngineConfig config;
   config.model = folder.string();
   config.backend = backend;
   config.max_batch = 16;
   config.dtype = dtype;
-  compare_ways(config, 4, dtype == "float32" ? Closeness{2e-3, 0.3} : Closeness{0.1, 0.02});
+  compare_ways(config, 4, dtype == "float32" ? Closeness{2e-3, 0.3} : Closeness{0.1, 0});
 }
 
 void check_smollm2(const std::string& backend, const std::string& dtype) {
