@@ -1,5 +1,6 @@
 // Products: out [T, N] = x [T, K] w [N, K]^T with float32 sums, optionally added to what out holds. Few rows of bfloat16 run on
-// our own kernel, all others on cuBLASLt with the algorithm that was fastest on this card.
+// our own kernel, all others on cuBLASLt with the algorithm that was fastest on this card. (Gate-up of many rows has a kernel with SiLU in it,
+// where it serves: gate_up_wgmma.h.)
 //
 // Order of calls: learn() each weight, tune() once, then run() as often as wanted. What was not tuned runs with the library's
 // favourite. One thread.
