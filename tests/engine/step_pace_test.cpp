@@ -57,7 +57,7 @@ std::uint64_t next_token(Engine& engine) {
 
 }  // namespace
 
-TEST_CASE("step pace: as the last of its kind, less in proportion, never more") {
+TEST_CASE("step pace: as the shortest of the last few of its kind, less in proportion, never more") {
   StepPace pace;
   CHECK(pace.at_least(true, 5) == 0);
   pace.add(true, 100, 6000);
@@ -66,9 +66,14 @@ TEST_CASE("step pace: as the last of its kind, less in proportion, never more") 
   CHECK(pace.at_least(true, 25) == 1500);
   CHECK(pace.at_least(true, 800) == 6000);
   pace.add(false, 1000, 20'000);
-  pace.add(true, 50, 4000);
   CHECK(pace.at_least(false, 500) == 10'000);
+  pace.add(true, 50, 4000);
   CHECK(pace.at_least(true, 100) == 4000);
+  CHECK(pace.at_least(true, 50) == 3000);
+  for (int i = 0; i < 3; ++i) pace.add(true, 200, 9000);
+  CHECK(pace.at_least(true, 200) == 4000);
+  pace.add(true, 200, 8000);  // those of 100 and 50 tokens are forgotten
+  CHECK(pace.at_least(true, 200) == 8000);
 }
 
 // A request that comes while step N runs draws in N + 1: one that streams gets the tokens of N and N + 1 until then. Planned as early as it can
