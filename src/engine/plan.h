@@ -10,7 +10,6 @@ struct SchedulerLimits {
   std::int32_t max_batch = 0;     // sequences that hold a state slot, so also decode rows of a step
   std::int32_t prefill_busy = 0;  // prefill tokens of a step that also decodes; its decode rows count too, up to half of it
   std::int32_t prefill_idle = 0;  // of one that does not
-  bool grows_with_queue = false;  // a step that decodes takes a part of the prompts that queue if that is more, up to prefill_idle
   std::int32_t block_size = 0;    // tokens
   std::int32_t num_blocks = 0;    // of the pool
   std::int32_t num_host_blocks = 0;  // of the host tier; 0: there is none

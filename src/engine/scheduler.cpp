@@ -13,15 +13,6 @@ namespace {
 // at 700 TFLOP/s, 2 x 131 KB at 55 GB/s), 4.8 of Llama 3.1 8B's, 5.9 of Qwen2.5 14B's.
 constexpr std::int64_t kCopiedPerComputed = 4;
 
-// A queue of prompts is to be worked off in this many steps: with fewer, TTFT of a few that came together grows for the first of them (they
-// wait for the last one's tokens), with more, TTFT of many does.
-constexpr std::int64_t kStepsForQueue = 3;
-// Products of whole tiles are the fastest ones.
-constexpr std::int64_t kTileRows = 256;
-
-// Prompt tokens of the sequence that no step has computed, if its first `start` are not to be.
-std::int64_t tokens_left(const SequenceView& sequence, std::int32_t start) { return sequence.num_tokens - std::max(sequence.num_computed, start); }
-
 // What has been decided about a running sequence. One left out may still be preempted, for an older one that is planned later.
 enum class Fate : std::uint8_t { kOpen, kPlanned, kLeftOut, kPreempted, kTooLong };
 
@@ -51,20 +42,8 @@ class Planner {
  private:
   // Decode rows share the busy limit with prefill, down to half of it: products are fast where their rows fill whole tiles.
   std::int32_t prefill_budget() const {
-    const auto num_decodes = static_cast<std::int32_t>(plan_.decodes.size());
-    if (num_decodes == 0) return in_.limits.prefill_idle;
-    const std::int32_t busy = in_.limits.grows_with_queue ? queue_limit() : in_.limits.prefill_busy;
-    return busy - std::min(num_decodes, busy / 2);
-  }
-  // A long prompt counts as one of prefill_busy tokens: alone it is to hold nobody up.
-  std::int32_t queue_limit() const {
-    const std::int32_t busy = in_.limits.prefill_busy;
-    std::int64_t queued = 0;
-    for (const SequenceView& sequence : in_.running)
-      if (!is_decode(sequence)) queued += std::min<std::int64_t>(busy, tokens_left(sequence, 0));
-    for (const SequenceView& sequence : in_.waiting) queued += std::min<std::int64_t>(busy, tokens_left(sequence, fork_tokens_of(sequence)));
-    const std::int64_t share = queued / kStepsForQueue / kTileRows * kTileRows;
-    return static_cast<std::int32_t>(std::clamp<std::int64_t>(share, busy, std::max(busy, in_.limits.prefill_idle)));
+    const std::int32_t busy = in_.limits.prefill_busy, num_decodes = static_cast<std::int32_t>(plan_.decodes.size());
+    return num_decodes == 0 ? in_.limits.prefill_idle : busy - std::min(num_decodes, busy / 2);
   }
   static bool is_decode(const SequenceView& sequence) { return sequence.num_tokens - sequence.num_computed == 1; }
   std::int32_t blocks_for(std::int64_t num_tokens) const {
@@ -354,8 +333,7 @@ void check_plan(const SchedulerInput& input, const StepPlan& plan) {
   }
   FG_CHECK(free_blocks >= 0 && free_slots >= 0, free_blocks, free_slots);
   const bool decodes = std::any_of(plan.decodes.begin(), plan.decodes.end(), [](const auto& row) { return !row.is_admitted; });
-  const bool is_short = decodes && !input.limits.grows_with_queue;
-  FG_CHECK(num_prefill <= (is_short ? input.limits.prefill_busy : std::max(input.limits.prefill_busy, input.limits.prefill_idle)), num_prefill);
+  FG_CHECK(num_prefill <= (decodes ? input.limits.prefill_busy : input.limits.prefill_idle), num_prefill);
   FG_CHECK(num_prefill == plan.num_prefill_tokens, num_prefill, plan.num_prefill_tokens);
   FG_CHECK(static_cast<std::int32_t>(plan.decodes.size()) <= input.limits.max_batch, plan.decodes.size());
   for (std::size_t i = 0; i < room.size(); ++i) FG_CHECK(room[i] >= std::min<std::int64_t>(0, input.rings[i].room), i, room[i]);

@@ -1,9 +1,8 @@
 // Decides what the next step computes. Pure: the plan depends on the input alone.
 //
 // Policy. Running sequences with one token to compute are decode rows, the oldest first; then prefill chunks, the oldest
-// first, within the step's budget of prefill tokens (where steps grow with the queue, a third of the prompts that queue if that is more,
-// so that a crowd is served at the rate of large steps; a long prompt alone stays in small ones); then waiting sequences are admitted
-// first come, first served, when the blocks for all their tokens are there beside what running prefills still need and one for each
+// first, within the step's budget of prefill tokens; then waiting sequences are admitted first come, first
+// served, when the blocks for all their tokens are there beside what running prefills still need and one for each
 // running sequence. When a running sequence lacks blocks, it takes, in this order: prompts kept for choices that have
 // not started (the youngest), sequences whose ring is stuck, the youngest of the sequences younger than itself that have no row in
 // the step yet. A victim in flight is left out of the step instead and preempted in the next one. Whoever loses its blocks is paged

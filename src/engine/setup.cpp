@@ -25,8 +25,7 @@ namespace fastgen {
 namespace {
 
 // Prefill tokens of a step that also decodes, and of one that does not. A GPU needs more rows to be busy, and its busy steps are to
-// hold a prompt of 1,024 tokens beside 256 decode rows; still, 8,192 in one step take 8 % less time than in steps of 1,084, so where prompts
-// queue its busy steps grow. On a CPU a long step only holds up the streams.
+// hold a prompt of 1,024 tokens beside 256 decode rows; on a CPU a long step only holds up the streams.
 constexpr std::int32_t kPrefillBusyGpu = 1280, kPrefillIdleGpu = 8192;
 constexpr std::int32_t kPrefillBusyCpu = 256, kPrefillIdleCpu = 2048;
 constexpr std::int32_t kDefaultMaxBatch = 256;
@@ -151,7 +150,6 @@ class Setup {
     limits_.max_batch = config_.max_batch > 0 ? config_.max_batch : kDefaultMaxBatch;
     limits_.prefill_busy = config_.max_prefill > 0 ? config_.max_prefill : has_gpu ? kPrefillBusyGpu : kPrefillBusyCpu;
     limits_.prefill_idle = config_.max_prefill > 0 ? config_.max_prefill : has_gpu ? kPrefillIdleGpu : kPrefillIdleCpu;
-    limits_.grows_with_queue = has_gpu;
     limits_.block_size = config_.block_size;
     limits_.window = model_.all_windowed() ? model_.window : 0;
     max_tokens_ = std::max(limits_.prefill_busy, limits_.prefill_idle) + limits_.max_batch;

@@ -225,35 +225,6 @@ TEST_CASE("scheduler: decode rows come first and cut the prefill budget") {
   CHECK(plan_step(input).chunks[0].count == 8);  // never less than half of it
 }
 
-TEST_CASE("scheduler: a queue of prompts makes steps longer, a long prompt does not") {
-  SchedulerInput input = empty_input();
-  input.limits = {.max_batch = 64, .prefill_busy = 1280, .prefill_idle = 8192, .grows_with_queue = true, .block_size = 64, .num_blocks = 2000};
-  input.free_blocks = 1000;
-  input.free_state_slots = 60;
-  input.running = {decoding_view(1, 64, 1)};
-  const auto rows_with_queue = [&](int num_prompts, std::int32_t prompt_len) {
-    input.waiting.clear();
-    for (std::int32_t id = 2; id < 2 + num_prompts; ++id) input.waiting.push_back(waiting_view(id, prompt_len));
-    const StepPlan plan = plan_step(input);
-    check_plan(input, plan);
-    return plan.num_prefill_tokens + static_cast<std::int32_t>(plan.decodes.size());
-  };
-  CHECK(rows_with_queue(3, 1000) == 1280);
-  CHECK(rows_with_queue(6, 1000) == 1792);   // a third of 6,000 in whole tiles
-  CHECK(rows_with_queue(20, 1000) == 6656);
-  CHECK(rows_with_queue(40, 1000) == 8192);
-  CHECK(rows_with_queue(1, 50'000) == 1280);
-  CHECK(rows_with_queue(6, 50'000) == 2560);  // as six of 1,280
-  // One that runs already counts with what is left of it.
-  SequenceView begun = waiting_view(40, 1000);
-  begun.num_computed = 400;
-  begun.num_blocks = begun.num_held_blocks = begun.num_sole_blocks = 7;
-  input.running.push_back(begun);
-  CHECK(rows_with_queue(6, 1000) == 2048);
-  input.limits.grows_with_queue = false;
-  CHECK(rows_with_queue(40, 1000) == 1280);
-}
-
 TEST_CASE("scheduler: the youngest gives way, and one in flight only in the next step") {
   SchedulerInput input = empty_input();
   input.free_blocks = 0;
