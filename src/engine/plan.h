@@ -25,10 +25,12 @@ struct SequenceView {
   std::uint64_t age = 0;         // smaller is older; unique
   std::int32_t prompt_len = 0;
   std::int32_t num_tokens = 0;   // prompt and output, tokens that steps in flight draw included
-  std::int32_t num_computed = 0;  // of these, the first whose K and V are stored or will be by steps in flight
+  std::int32_t num_to_come = 0;  // output beyond these that it is expected to draw
+  std::int32_t num_computed = 0;  // of num_tokens, the first whose K and V are stored or will be by steps in flight
   std::int32_t num_blocks = 0;   // of its table; of one that is paged out, of its table in the host tier
   std::int32_t num_held_blocks = 0;  // of these, not given up behind a window: what paging it out or in takes
   std::int32_t num_sole_blocks = 0;  // of these, held by no other table
+  std::int32_t num_others_tokens = 0;  // of its first tokens, about so many lie in blocks that count as another choice's
   std::int32_t ring_idx = 0;
   bool in_flight = false;  // a step not yet collected has a row of it: it must not be preempted (second rule of the lag)
   bool is_done = false;    // what is in flight ends it: it gets no more rows

@@ -14,6 +14,9 @@ constexpr std::uint64_t kStuckUs = 50'000;
 // Keeps ages positive: the steady clock may have begun just now, and a priority can move an age back by kMaxPriority seconds.
 constexpr std::uint64_t kEpochUs = 2 * std::uint64_t{kMaxPriority} * 1'000'000;
 
+// Before max_tokens.
+bool may_stop(const SamplingParams& params) { return !params.ignore_eos || !params.stop_token_ids.empty(); }
+
 }  // namespace
 
 Roster::Roster(const SchedulerLimits& limits, std::vector<TokenId> eos_ids, std::span<const std::unique_ptr<OutputRing>> rings)
@@ -121,6 +124,8 @@ void Roster::finish(Sequence& sequence, FinishReason reason, std::uint64_t now_u
   end_phase(sequence);
   Event event = event_of(sequence, EventKind::kFinish, now_us);
   event.reason = reason;
+  const bool ended_by_itself = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  if (ended_by_itself && may_stop(request.request.sampling)) usual_length_.add(static_cast<std::int32_t>(sequence.output.size()));
   event.last_of_request = --request.num_unfinished == 0;
   ring_of(sequence).push_finish(event);
   drop_prompt_if_unneeded(request);
@@ -175,6 +180,8 @@ SequenceView Roster::view(const Sequence& sequence, bool count_sole_blocks) cons
   view.age = sequence.age;
   view.prompt_len = sequence.prompt_len();
   view.num_tokens = sequence.num_tokens();
+  view.num_to_come = num_to_come(sequence);
+  if (request.prompt_computed && sequence.choice_idx != request.leader) view.num_others_tokens = view.prompt_len;
   view.num_computed = sequence.num_computed;
   view.is_paged_out = sequence.host_table != kNoTable;
   if (sequence.table != kNoTable || view.is_paged_out) {
@@ -195,6 +202,15 @@ SequenceView Roster::view(const Sequence& sequence, bool count_sole_blocks) cons
   view.wants_prompt_logprobs = is_leader && params.num_prompt_logprobs >= 0;
   view.first_target = request.next_target;
   return view;
+}
+
+// Up to max_tokens if nothing else ends it, else as many as answers usually have, and none if it has more by now.
+std::int32_t Roster::num_to_come(const Sequence& sequence) const {
+  const SamplingParams& params = sequence.request->request.sampling;
+  if (sequence.is_cancelled) return 0;
+  const std::int32_t least = std::max(params.min_tokens, usual_length_.tokens());
+  const std::int32_t expected = may_stop(params) ? std::min(least, params.max_tokens) : params.max_tokens;
+  return std::max(0, expected - sequence.num_planned_output);
 }
 
 std::vector<RingView> Roster::ring_views() {

@@ -15,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/outlook.h"
 #include "engine/output.h"
 #include "engine/plan.h"
 #include "engine/sequence.h"
@@ -59,6 +60,7 @@ class Roster {
   using ByAge = std::map<std::uint64_t, Sequence*>;
 
   SequenceView view(const Sequence& sequence, bool count_sole_blocks) const;
+  std::int32_t num_to_come(const Sequence& sequence) const;
   std::vector<RingView> ring_views();
   void preempt(Sequence& victim, bool is_paged_out, Step& step);
   void page_in(Sequence& sequence, Step& step);
@@ -96,6 +98,7 @@ class Roster {
   ByAge waiting_, running_;
   std::map<std::uint64_t, RequestState*> prompts_;  // those with a kept prompt, by age
   std::uint64_t last_arrival_us_ = 0;
+  UsualLength usual_length_;  // of answers that may end by themselves
   Counts counts_;
 };
 

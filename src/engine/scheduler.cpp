@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/check.h"
+#include "engine/outlook.h"
 
 namespace fastgen {
 namespace {
@@ -171,6 +172,7 @@ class Planner {
     fates_[idx] = Fate::kPreempted;
     free_blocks_ += in_.running[idx].num_sole_blocks;
     ++free_slots_;
+    if (outlook_) outlook_->remove(outlook_entry(in_.running[idx], in_.running[idx].num_others_tokens));
     plan_.preempted.push_back(in_.running[idx].id);
     page_out(in_.running[idx]);
     return true;
@@ -192,7 +194,8 @@ class Planner {
   // ---- admission
 
   void admit() {
-    if (!plan_.preempted.empty() || plan_.num_block_waits > 0) return;  // blocks are short
+    if (!plan_.preempted.empty() || plan_.num_block_waits > 0 || in_.waiting.empty()) return;  // blocks are short, or nobody waits
+    if (in_.limits.window == 0) outlook_ = outlook_of_running();
     for (const SequenceView& sequence : in_.waiting) {
       if (blocks_for(sequence.num_tokens) > in_.limits.num_blocks) {
         plan_.too_long.push_back(sequence.id);
@@ -209,8 +212,9 @@ class Planner {
       const std::int32_t fork_tokens = fork_tokens_of(sequence);
       const std::int32_t shared = sequence.is_paged_out ? sequence.num_blocks - sequence.num_held_blocks : fork_tokens / in_.limits.block_size;
       const std::int32_t wanted = blocks_for(sequence.num_tokens) - shared;
-      if (wanted + spoken_for() <= free_blocks_) return sequence.is_paged_out ? page_in(sequence, wanted) : admit(sequence, fork_tokens, shared);
       const bool is_alone = in_.running.empty() && !in_.in_flight && !plan_.has_rows() && plan_.paged_in.empty();
+      if (wanted + spoken_for() <= free_blocks_ && (is_alone || will_fit(sequence, fork_tokens)))
+        return sequence.is_paged_out ? page_in(sequence, wanted) : admit(sequence, fork_tokens, shared);
       if (!preempt_stuck() && !(is_alone && drop_prompt())) return false;
     }
   }
@@ -224,7 +228,7 @@ class Planner {
     row->new_blocks = blocks_for(row->start + row->count) - shared;
     accept(sequence, *row);
     admitted_need_ += blocks_for(sequence.num_tokens) - blocks_for(row->start + row->count);
-    ++num_admitted_;
+    count_admitted(sequence, fork_tokens);
     return true;
   }
 
@@ -235,8 +239,29 @@ class Planner {
     --free_slots_;
     room_of(sequence) -= kRecordsPerDraw;
     admitted_need_ += wanted - sequence.num_held_blocks;
-    ++num_admitted_;
+    count_admitted(sequence, 0);
     return true;
+  }
+
+  void count_admitted(const SequenceView& sequence, std::int32_t num_others_tokens) {
+    ++num_admitted_;
+    if (outlook_) outlook_->add(outlook_entry(sequence, num_others_tokens));
+  }
+
+  // Whether all have blocks until they end. One that ends before the others need more than there is may come anyway.
+  bool will_fit(const SequenceView& sequence, std::int32_t num_others_tokens) {
+    if (!outlook_) return true;
+    const std::int64_t room = (std::int64_t{in_.limits.num_blocks} + in_.limits.num_host_blocks) * in_.limits.block_size;
+    return outlook_->peak_with(outlook_entry(sequence, num_others_tokens)) <= std::max(room, outlook_->peak());
+  }
+  Outlook outlook_of_running() const {
+    Outlook outlook(in_.limits.block_size);
+    for (std::size_t i = 0; i < in_.running.size(); ++i)
+      if (fates_[i] != Fate::kPreempted) outlook.add(outlook_entry(in_.running[i], in_.running[i].num_others_tokens));
+    return outlook;
+  }
+  static Outlook::Entry outlook_entry(const SequenceView& sequence, std::int32_t num_others_tokens) {
+    return {sequence.num_tokens - num_others_tokens, sequence.num_to_come, 1 + sequence.num_followers};
   }
 
   // Its last token is always computed anew: the draw needs its logits.
@@ -266,6 +291,7 @@ class Planner {
   std::int32_t budget_ = 1;         // prefill tokens left in this step
   std::int32_t admitted_need_ = 0;  // blocks for later chunks of sequences admitted in this step
   std::int32_t num_admitted_ = 0;
+  std::optional<Outlook> outlook_;  // of the running sequences and those admitted; none where windows bound what they hold
   std::vector<std::int64_t> room_;  // records left, by ring
   std::vector<Fate> fates_;         // by place in input.running
   std::vector<bool> prompt_dropped_;

@@ -121,6 +121,34 @@ TEST_CASE("engine: the same tokens whatever the batch, chunks, pool, ring, graph
   }
 }
 
+TEST_CASE("engine: of lengths that are known nothing is computed twice, of others something is until the usual one is known") {
+  check_every_step = true;
+  EchoEngine echo("late:echo");
+  echo.config.kv_gb = echo_kv_gb(40, echo.config.block_size);
+  std::vector<Request> requests(60);
+  std::uint64_t prompt_tokens = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt.assign(20 + i, static_cast<TokenId>(i));
+    requests[i].sampling = {.seed = i, .max_tokens = 40 + static_cast<std::int32_t>(i) % 7, .ignore_eos = true};
+    prompt_tokens += requests[i].prompt.size();
+  }
+  auto engine = echo.create();
+  check_answers(requests, run_all(*engine, requests));
+  CHECK(engine->stats().num_preemptions == 0);
+  CHECK(engine->stats().prefill_tokens == prompt_tokens);
+  for (Request& request : requests) {
+    request.sampling.ignore_eos = false;
+    request.sampling.logit_bias = {{kEosId, -100}};  // but nobody knows
+    request.sampling.max_tokens = 43;
+  }
+  check_answers(requests, run_all(*engine, requests));
+  const std::uint64_t num_preemptions = engine->stats().num_preemptions;
+  CHECK(num_preemptions > 0);
+  check_answers(requests, run_all(*engine, requests));
+  CHECK(engine->stats().num_preemptions == num_preemptions);
+  check_idle(*engine);
+}
+
 TEST_CASE("engine: n choices start from one prefill") {
   for (const char* backend : {"echo", "late:echo"}) {
     CAPTURE(backend);

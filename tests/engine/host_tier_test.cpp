@@ -279,6 +279,7 @@ TEST_CASE("host tier: where it has no room a sequence is recomputed") {
     CAPTURE(num_blocks);
     tiny.config.host_kv_gb = echo_kv_gb(num_blocks, tiny.config.block_size);
     std::vector<Request> requests = long_requests(random, 0);
+    for (Request& request : requests) request.sampling.ignore_eos = false;  // so that nobody knows how long they will be
     GatedEngine engine(tiny.config, make_late_backend(make_echo_backend(), random()));
     const Answers answers = engine.run(requests);
     for (std::size_t i = 0; i < requests.size(); ++i) check_whole(answers.at({i, 0}), expected_echo(requests[i], 0));

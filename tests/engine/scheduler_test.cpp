@@ -225,6 +225,81 @@ TEST_CASE("scheduler: decode rows come first and cut the prefill budget") {
   CHECK(plan_step(input).chunks[0].count == 8);  // never less than half of it
 }
 
+TEST_CASE("scheduler: nobody is admitted whom the pool cannot hold to the end, beside those who run") {
+  SchedulerInput input = empty_input();
+  const auto admitted = [&] {
+    const StepPlan plan = plan_step(input);
+    check_plan(input, plan);
+    return plan.chunks.size() + plan.paged_in.size();
+  };
+  // Ends with 190 tokens, while the pool has 400: two fit with the halves of their last blocks, three do not.
+  const auto long_one = [](std::int32_t id) {
+    SequenceView view = waiting_view(id, 10);
+    view.num_to_come = 180;
+    return view;
+  };
+  input.waiting = {long_one(1), long_one(2), long_one(3)};
+  CHECK(admitted() == 2);
+  for (SequenceView& view : input.waiting) view.num_to_come = 0;  // nobody knows
+  CHECK(admitted() == 3);
+  input.waiting = {long_one(3)};
+  for (std::int32_t id : {1, 2}) {
+    input.running.push_back(decoding_view(id, 100, 25));
+    input.running.back().num_to_come = 90;
+    input.free_blocks -= 25;
+  }
+  CHECK(admitted() == 0);
+  SUBCASE("one that ends before the others are long may come") {
+    input.waiting[0].num_to_come = 5;
+    CHECK(admitted() == 1);
+  }
+  SUBCASE("so may one when a running one ends early") {
+    input.running[1].num_to_come = 10;
+    CHECK(admitted() == 1);
+  }
+  SUBCASE("and one that paging makes room for") {
+    input.limits.num_host_blocks = input.free_host_blocks = 50;
+    CHECK(admitted() == 1);
+  }
+  SUBCASE("one whose prompt counts as another's") {
+    input.running[1].num_others_tokens = 100;
+    CHECK(admitted() == 1);
+  }
+  SUBCASE("and all where windows bound what they hold") {
+    input.limits.window = 100;
+    CHECK(admitted() == 1);
+  }
+}
+
+TEST_CASE("scheduler: one that will outgrow the pool is admitted alone, and short ones beside it") {
+  SchedulerInput input = empty_input();
+  input.waiting = {waiting_view(1, 10), waiting_view(2, 10)};
+  input.waiting[0].num_to_come = 1000;
+  CHECK(plan_step(input).chunks.size() == 2);
+  input.waiting[1].num_to_come = 1000;
+  CHECK(plan_step(input).chunks.size() == 1);
+  input.waiting[1].num_to_come = 0;
+  input.waiting[1].num_followers = 4;  // no more of them than of tokens
+  CHECK(plan_step(input).chunks.size() == 2);
+}
+
+TEST_CASE("scheduler: a stuck one is not reckoned with once it has lost its place") {
+  SchedulerInput input = empty_input();
+  input.rings = {{.room = 0, .is_stuck = true}, {.room = 100}};
+  input.running = {decoding_view(1, 100, 25)};
+  input.running[0].num_to_come = 250;
+  input.free_blocks -= 25;
+  input.waiting = {waiting_view(2, 10), waiting_view(3, 10)};
+  for (SequenceView& view : input.waiting) {
+    view.ring_idx = 1;
+    view.num_to_come = 180;
+  }
+  const StepPlan plan = plan_step(input);
+  check_plan(input, plan);
+  CHECK(plan.preempted == std::vector<std::int32_t>{1});
+  CHECK(plan.chunks.size() == 2);
+}
+
 TEST_CASE("scheduler: the youngest gives way, and one in flight only in the next step") {
   SchedulerInput input = empty_input();
   input.free_blocks = 0;
