@@ -15,6 +15,7 @@ namespace fastgen {
 namespace {
 
 constexpr std::size_t kNumEvents = 1024;    // far more than steps can be in flight
+constexpr double kTuneS = 1;                 // when nobody says how long
 constexpr std::int64_t kLogitRowsMin = 64;  // token_logprobs goes in chunks of at least so many
 
 std::int64_t logit_rows(const OpLimits& limits) { return std::max(limits.max_logit_rows, kLogitRowsMin); }
@@ -58,7 +59,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
   events_.resize(kNumEvents);
   for (cudaEvent_t& event : events_)
     cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
-  products_ = std::make_unique<Products>();
+  products_ = std::make_unique<Products>(std::chrono::duration<double>(options.tune_s > 0 ? options.tune_s : kTuneS));
   install_gpu_profiler();
 }
 

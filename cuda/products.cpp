@@ -26,7 +26,6 @@ namespace fastgen {
 namespace {
 
 constexpr std::size_t kWeightsToTime = 4;  // far more bytes than L2 holds, for the models that matter
-constexpr std::chrono::milliseconds kTimeToTune{1000};
 
 bool is_timing_off() {
   const char* setting = std::getenv("FG_CUDA_TUNE");
@@ -79,7 +78,7 @@ bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim) {
   return dtype == DType::kBF16 && num_rows >= 1 && num_rows <= device::kSkinnyRowsMax && in_dim % 8 == 0;
 }
 
-Products::Products() = default;
+Products::Products(std::chrono::duration<double> time_to_tune) : time_to_tune_(time_to_tune) {}
 Products::~Products() = default;
 
 Products::Entry& Products::entry(const ProductShape& shape) {
@@ -164,7 +163,7 @@ void Products::time_open(std::span<const Question> open, std::span<const Scratch
   cuda_check(cudaDeviceSynchronize(), "before timing products");  // weights too may still be on their way
   ProductTimer timer;
   for (const Question& question : open) {
-    if (std::chrono::steady_clock::now() - start > kTimeToTune) break;
+    if (std::chrono::steady_clock::now() - start > time_to_tune_) break;
     const auto place = places(question, scratch);
     if (!place) continue;
     const auto best =

@@ -12,6 +12,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -32,7 +33,8 @@ bool is_skinny(DType dtype, std::int64_t num_rows, std::int64_t in_dim);
 
 class Products {
  public:
-  Products();
+  // tune() takes about so long at most.
+  explicit Products(std::chrono::duration<double> time_to_tune);
   ~Products();
 
   // That run() will multiply by w with this shape, at most by max_rows rows: tune() times with it. w stays where it is; what it holds
@@ -50,8 +52,8 @@ class Products {
   struct RowLimits {
     std::int64_t tokens = 0, logits = 0;  // the most rows of a product of a layer, and of the head
   };
-  // Times candidates for every learned shape and bucket of rows that the cache file lacks, for at most about a second; the next
-  // start goes on. Runs those from the file once. Waits for the GPU. Inputs and outputs lie in the scratch; what does not fit there
+  // Times candidates for every learned shape and bucket of rows that the cache file lacks, while there is time; the next start goes on.
+  // (Not while requests are served: the same one would get other roundings later.) Runs those from the file once. Waits for the GPU. Inputs and outputs lie in the scratch; what does not fit there
   // is left out.
   void tune(std::span<const Scratch> scratch, const RowLimits& limits);
 
@@ -84,6 +86,7 @@ class Products {
   const cublasLtMatmulAlgo_t& algorithm(Entry& entry, std::int64_t num_rows);
   void use_cache(const std::filesystem::path& file, const std::string& key);
 
+  const std::chrono::duration<double> time_to_tune_;
   CublasContext context_;
   std::map<ProductShape, std::unique_ptr<Entry>> entries_;
   AlgorithmTable table_;  // as in the cache file

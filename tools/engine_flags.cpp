@@ -43,6 +43,8 @@ void add_engine_flags(CLI::App& app, EngineConfig& config) {
       ->check(CLI::Range(0.0, 1e6))->capture_default_str();
   flag("--gpu-gb", config.gpu_gb, "GPU: all that the process may take, 1e9 bytes")->check(CLI::Range(0.0, 1e6));
   flag("--gpu-fraction", config.gpu_fraction, "GPU: the same as a share of the card (without both: 0.9)")->check(CLI::Range(0.0, 1.0));
+  flag("--tune-s", config.tune_s, "GPU: seconds that a start may time the library's algorithms for, once per card and shape; 0: 1")
+      ->check(CLI::Range(0.0, 3600.0))->capture_default_str();
   size("--graphs", config.num_graphs, "Batch sizes whose decode steps are captured and replayed; 0: none");
 }
 

@@ -46,6 +46,7 @@ struct EngineConfig {
   double host_kv_gb = 0;            // pinned host memory for K and V of preempted sequences, 1e9 bytes; 0: none, they are recomputed
   double gpu_gb = 0;                // CUDA: all that the process may take, 1e9 bytes; an Error with any other backend, as the next
   double gpu_fraction = 0;          // CUDA: the same as a share of the card, up to 1; 0: 0.9
+  double tune_s = 0;                // CUDA: seconds that a start may time products for, up to 3,600; 0: 1; an Error with any other backend
   std::int32_t block_size = 64;     // tokens, 1..1024
   std::int32_t max_batch = 0;       // decode rows of a step, up to 4096; 0: 256
   std::int32_t max_prefill = 0;     // prefill tokens of a step; 0: the backend's two defaults (design: busy and idle)

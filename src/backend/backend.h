@@ -213,6 +213,7 @@ struct BackendOptions {
   int num_threads = 0;  // compute threads of the CPU backend, the engine's included; 0: all cores
   double gpu_gb = 0;        // GPU: all that the process may take, 1e9 bytes; 0: gpu_fraction of the card
   double gpu_fraction = 0;  // 0: 0.9
+  double tune_s = 0;        // GPU: seconds that reserve() may time products for; 0: 1
 };
 
 // `name`: "cpu", "cuda", "check" (cuda against cpu after each op), "check:cpu", "echo", "late" (over cpu), "late:echo"; for tests also

@@ -64,9 +64,11 @@ void check_config(const EngineConfig& config) {
   check_gb("--gpu-gb", config.gpu_gb);
   if (!(config.gpu_fraction >= 0 && config.gpu_fraction <= 1))
     throw Error(fmt::format("--gpu-fraction must be between 0 and 1, not {}", config.gpu_fraction));
-  for (const auto& [flag, value] : {std::pair{"--gpu-gb", config.gpu_gb}, std::pair{"--gpu-fraction", config.gpu_fraction}})
+  if (!(config.tune_s >= 0 && config.tune_s <= 3600)) throw Error(fmt::format("--tune-s must be between 0 and 3600, not {}", config.tune_s));
+  for (const auto& [flag, value] : {std::pair{"--gpu-gb", config.gpu_gb}, {"--gpu-fraction", config.gpu_fraction}})
     if (value > 0 && !is_gpu(config.backend))
       throw Error(fmt::format("{} needs a GPU: the backend is {} (--kv-gb sizes its KV cache)", flag, config.backend));
+  if (config.tune_s > 0 && !is_gpu(config.backend)) throw Error(fmt::format("--tune-s needs a GPU: the backend is {}", config.backend));
   if (config.gpu_gb > 0 && config.gpu_fraction > 0) throw Error("--gpu-gb and --gpu-fraction: give one of the two");
 }
 
@@ -158,7 +160,7 @@ class Setup {
   }
 
   BackendOptions backend_options() const {
-    return {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb, .gpu_fraction = config_.gpu_fraction};
+    return {.num_threads = config_.num_threads, .gpu_gb = config_.gpu_gb, .gpu_fraction = config_.gpu_fraction, .tune_s = config_.tune_s};
   }
 
   std::int64_t weight_bytes() const {

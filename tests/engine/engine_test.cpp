@@ -351,6 +351,8 @@ TEST_CASE("engine: what is wrong with a configuration is named") {
   CHECK(names(fault([](auto& config) { config.gpu_gb = 1; }), "--gpu-gb"));
   CHECK(names(fault([](auto& config) { config.gpu_fraction = 0.5; }), "--gpu-fraction"));
   CHECK(names(fault([](auto& config) { config.gpu_fraction = 1.5; }), "--gpu-fraction"));
+  CHECK(names(fault([](auto& config) { config.tune_s = 5; }), "--tune-s needs a GPU"));
+  CHECK(names(fault([](auto& config) { config.tune_s = -1; }), "--tune-s must be"));
   CHECK(names(fault([](auto& config) { config.num_graphs = -1; }), "--graphs"));
   CHECK(names(fault([](auto& config) { config.kv_gb = 1e-9; }), "--kv-gb"));
   CHECK(names(fault([](auto& config) { config.kv_gb = 1e300; }), "--kv-gb must be between 0 and 1000000"));

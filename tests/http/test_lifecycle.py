@@ -122,6 +122,7 @@ def test_port_in_use_is_named(tiny_model):
         (["--backend", "abacus"], "abacus"),
         (["--gpu-gb", "1"], "--gpu-gb needs a GPU"),
         (["--gpu-fraction", "0.5"], "--gpu-fraction needs a GPU"),
+        (["--tune-s", "5"], "--tune-s needs a GPU"),
         (["--graphs", "300"], "--graphs"),
         (["--dtype", "int3"], "dtype"),
         (["--port", "99999"], "port"),
