@@ -12,6 +12,10 @@ bool ends_later(const Outlook::Entry& a, const Outlook::Entry& b) { return a.num
 
 }  // namespace
 
+Outlook::Outlook(std::int32_t block_size, std::vector<Entry> entries) : block_size_(block_size), entries_(std::move(entries)) {
+  std::sort(entries_.begin(), entries_.end(), ends_later);
+}
+
 void Outlook::add(const Entry& entry) { entries_.insert(std::upper_bound(entries_.begin(), entries_.end(), entry, ends_later), entry); }
 
 void Outlook::remove(const Entry& entry) {

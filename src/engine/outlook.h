@@ -21,7 +21,7 @@ class Outlook {
     bool operator==(const Entry&) const = default;
   };
   // What the last block of a sequence has room for is counted as half full.
-  explicit Outlook(std::int32_t block_size) : block_size_(block_size) {}
+  explicit Outlook(std::int32_t block_size, std::vector<Entry> entries = {});
 
   void add(const Entry& entry);
   void remove(const Entry& entry);  // one that was added

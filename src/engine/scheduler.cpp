@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "engine/outlook.h"
@@ -193,8 +194,7 @@ class Planner {
   // ---- admission
 
   void admit() {
-    if (!plan_.preempted.empty() || plan_.num_block_waits > 0 || in_.waiting.empty()) return;  // blocks are short, or nobody waits
-    if (in_.limits.window == 0 && in_.limits.num_host_blocks == 0) outlook_ = outlook_of_running();
+    if (!plan_.preempted.empty() || plan_.num_block_waits > 0) return;  // blocks are short
     for (const SequenceView& sequence : in_.waiting) {
       if (blocks_for(sequence.num_tokens) > in_.limits.num_blocks) {
         plan_.too_long.push_back(sequence.id);
@@ -207,6 +207,8 @@ class Planner {
   bool admit(const SequenceView& sequence) {
     while (free_slots_ == 0)
       if (!preempt_stuck()) return false;
+    const bool looks_ahead = in_.limits.window == 0 && in_.limits.num_host_blocks == 0;
+    if (looks_ahead && !outlook_) outlook_ = outlook_of_running();  // before the first is admitted
     while (true) {
       const std::int32_t fork_tokens = fork_tokens_of(sequence);
       const std::int32_t shared = sequence.is_paged_out ? sequence.num_blocks - sequence.num_held_blocks : fork_tokens / in_.limits.block_size;
@@ -254,10 +256,11 @@ class Planner {
     return outlook_->peak_with(outlook_entry(sequence, num_others_tokens)) <= std::max(room, outlook_->peak());
   }
   Outlook outlook_of_running() const {
-    Outlook outlook(in_.limits.block_size);
+    std::vector<Outlook::Entry> entries;
+    entries.reserve(in_.running.size());
     for (std::size_t i = 0; i < in_.running.size(); ++i)
-      if (fates_[i] != Fate::kPreempted) outlook.add(outlook_entry(in_.running[i], in_.running[i].num_others_tokens));
-    return outlook;
+      if (fates_[i] != Fate::kPreempted) entries.push_back(outlook_entry(in_.running[i], in_.running[i].num_others_tokens));
+    return Outlook(in_.limits.block_size, std::move(entries));
   }
   static Outlook::Entry outlook_entry(const SequenceView& sequence, std::int32_t num_others_tokens) {
     return {sequence.num_tokens - num_others_tokens, sequence.num_to_come, 1 + sequence.num_followers};

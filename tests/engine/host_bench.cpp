@@ -17,6 +17,8 @@ using namespace fastgen;
 
 namespace {
 
+constexpr double kTokenBytes = 20;  // of K and V in echo's arena, the token's id included
+
 // Every op and copy is nothing: each step "draws" token 0 for every row, since the results stay zero.
 class NullBackend final : public ForwardingBackend {
  public:
@@ -51,21 +53,24 @@ double others_cpu_us() {
   return read(CLOCK_PROCESS_CPUTIME_ID) - read(CLOCK_THREAD_CPUTIME_ID);
 }
 
-double us_per_step(const std::string& folder, std::int32_t batch, std::int32_t prompt_len, std::int32_t decode_len) {
+// With `num_waiting` more requests, for which there are no blocks.
+double us_per_step(const std::string& folder, std::int32_t batch, std::int32_t prompt_len, std::int32_t decode_len, std::int32_t num_waiting,
+                   double kv_gb) {
   EngineConfig config;
   config.model = folder;
   config.backend = "echo";
   config.dtype = "float32";
-  config.max_batch = config.max_queue = batch;
+  config.max_batch = config.max_queue = batch + num_waiting;
+  config.kv_gb = kv_gb;
   config.max_prefill = 8192;
   config.max_model_len = 32768;
   config.event_ring_size = 1 << 16;
   auto engine = start_engine(config, set_up_engine(config, std::make_unique<NullBackend>()));
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  for (std::int32_t i = 0; i < batch; ++i) {
+  for (std::int32_t i = 0; i < batch + num_waiting; ++i) {
     Request request;
     request.prompt.assign(static_cast<std::size_t>(prompt_len), 5);
-    request.sampling = {.temperature = 0, .max_tokens = decode_len, .ignore_eos = true};
+    request.sampling = {.temperature = 0, .max_tokens = decode_len + i % 32, .ignore_eos = true};
     engine->submit(*engine->try_admit(), std::move(request));
   }
   // From the first step in which all decode to the last.
@@ -93,9 +98,12 @@ int main(int argc, char** argv) {
   std::ofstream(folder / "config.json") << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
     "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
     "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "bfloat16"})";
+  const std::string model = argc > 1 ? argv[1] : folder.string();
   for (const std::int32_t batch : {1, 64, 256, 512}) {
     for (const std::int32_t prompt_len : {64, 1024})
       std::printf("batch %3d, %4d tokens before: %6.1f us per step\n", batch, prompt_len,
-                  us_per_step(argc > 1 ? argv[1] : folder.string(), batch, prompt_len, batch == 1 ? 20000 : 2000));
+                  us_per_step(model, batch, prompt_len, batch == 1 ? 20000 : 2000, 0, 0));
   }
+  const double kv_gb = 512 * (64 + 2000) * kTokenBytes * 1e-9;
+  std::printf("batch 512,   64 tokens before, 100 wait for blocks: %6.1f us per step\n", us_per_step(model, 512, 64, 2000, 100, kv_gb));
 }

@@ -41,6 +41,7 @@ TEST_CASE("outlook: the peak is that of a walk through time, whoever comes and g
       CHECK(outlook.peak_with(entry) == expected);
       outlook.add(entry);
       CHECK(outlook.peak() == expected);
+      CHECK(Outlook(kBlock, entries).peak() == expected);
       if (below(4) > 0) continue;
       const std::int64_t gone = below(static_cast<std::int64_t>(entries.size()));
       outlook.remove(entries[static_cast<std::size_t>(gone)]);
