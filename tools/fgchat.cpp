@@ -60,6 +60,7 @@ void add_flags(CLI::App& app, Options& options) {
   app.add_option("--chat-template", options.chat_template, "One of the model's chat templates by its name, or a Jinja file to use instead");
   app.add_flag("--verbose", options.verbose, "What was loaded, and the times of each answer");
   app.footer("In the chat:  /r N  back to before round N    /m  several lines, until one with a single dot    /q  quit\n"
+             "Several lines that are pasted are one question.\n"
              "Ctrl-C stops the answer, or forgets the line that is being typed.");
 }
 
@@ -181,9 +182,9 @@ class Chat {
     return true;
   }
 
-  // "/word" at the start of a line; "/etc/hosts" is none.
+  // "/word" at the start of a line; "/etc/hosts" is none, and several lines that were pasted are none.
   static std::string_view command_of(std::string_view line) {
-    if (!line.starts_with('/')) return {};
+    if (!line.starts_with('/') || line.find('\n') != std::string_view::npos) return {};
     const std::string_view word = line.substr(0, line.find_first_of(" \t"));
     return word.find('/', 1) == std::string_view::npos ? word : std::string_view();
   }

@@ -195,6 +195,20 @@ def test_on_a_terminal_lines_can_be_edited_and_come_back(terminal, programs, tin
     assert shown in second.wait_for(r"toks/s")
 
 
+@pytest.mark.parametrize("breaks", ["\r", "\n"])
+def test_several_lines_that_are_pasted_are_one_question(terminal, programs, tiny, breaks):
+    expected = answers(echo(programs, tiny, "/m\n/q is text\n\n\täh ein\n.\n/q\n")[0])[0]
+    one = terminal(*ECHO)
+    one.wait_for(re.escape("\x1b[?2004h"))
+    one.type("\x1b[200~" + "/q is \x01\x04text\n\n\tähm\n".replace("\n", breaks) + "\x1b[201~\x7f ein\r")
+    assert without_controls(expected) in one.wait_for(r"toks/s")
+    one.wait_for("2> ")
+    one.type("\x1b[A\r")  # from the history
+    one.wait_for("3> ")
+    one.type("/q\r")
+    assert one.process.wait(20) == 0
+
+
 def test_ctrl_c_while_typing_forgets_the_line_and_not_the_program(terminal):
     one = terminal(*ECHO)
     one.wait_for("1> ")

@@ -11,6 +11,7 @@
 #include <cwchar>
 #include <filesystem>
 #include <iostream>
+#include <string_view>
 #include <system_error>
 
 namespace fastgen {
@@ -20,6 +21,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int kHistoryLines = 1000;
+
+constexpr std::string_view kPasteOn = "\033[?2004h", kPasteOff = "\033[?2004l", kPasteEnd = "\033[201~";
 
 // Empty if there is no place for it.
 std::string history_path() {
@@ -50,6 +53,8 @@ struct LineReader::Editor {
     el_set(line, EL_EDITOR, "emacs");
     el_set(line, EL_GETCFN, &Editor::read_char);
     el_set(line, EL_BIND, "^R", "em-inc-search-prev", nullptr);
+    el_set(line, EL_ADDFN, "paste", "takes in what is pasted", &Editor::paste);
+    el_set(line, EL_BIND, "\\e[200~", "paste", nullptr);
     history = history_init();
     HistEvent event;
     ::history(history, &event, H_SETSIZE, kHistoryLines);
@@ -95,6 +100,21 @@ struct LineReader::Editor {
     return -1;
   }
 
+  // Pasted text with its line breaks, which would end the line if they were typed (xterm's bracketed paste mode: it comes between
+  // ESC [200~, which is bound to this, and ESC [201~).
+  static unsigned char paste(EditLine* line, int) {
+    std::string text;
+    while (!text.ends_with(kPasteEnd)) {
+      char byte = 0;
+      if (!of(line).wait_for_input() || ::read(STDIN_FILENO, &byte, 1) != 1) return CC_EOF;
+      text += byte == '\r' ? '\n' : byte;
+    }
+    text.resize(text.size() - kPasteEnd.size());
+    std::erase_if(text, [](char c) { return static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t'; });
+    text.resize(text.find_last_not_of('\n') + 1);
+    return el_insertstr(line, text.c_str()) == 0 ? CC_REFRESH : CC_ERROR;
+  }
+
   void remember(const std::string& text) {
     HistEvent event;
     ::history(history, &event, H_ENTER, text.c_str());
@@ -124,7 +144,9 @@ ReadResult LineReader::read(const std::string& prompt, std::string& line) {
   editor_->interrupted = false;
   el_resize(editor_->line);
   int count = 0;
+  std::cout << kPasteOn << std::flush;
   const char* text = el_gets(editor_->line, &count);
+  std::cout << kPasteOff << std::flush;
   if (editor_->interrupted) {
     el_reset(editor_->line);
     std::cout << "^C\n" << std::flush;

@@ -22,7 +22,7 @@ class LineReader {
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  // Without the line break.
+  // Without the line break; pasted text may have some within.
   ReadResult read(const std::string& prompt, std::string& line);
 
  private:
