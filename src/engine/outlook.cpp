@@ -12,7 +12,7 @@ bool ends_later(const Outlook::Entry& a, const Outlook::Entry& b) { return a.num
 
 }  // namespace
 
-Outlook::Outlook(std::int32_t block_size, std::vector<Entry> entries) : block_size_(block_size), entries_(std::move(entries)) {
+Outlook::Outlook(std::vector<Entry> entries) : entries_(std::move(entries)) {
   std::sort(entries_.begin(), entries_.end(), ends_later);
 }
 
@@ -29,7 +29,7 @@ std::int64_t Outlook::peak_of(const Entry* another) const {
   std::int64_t peak = 0, num_tokens = 0, num_sequences = 0;
   const auto take = [&](const Entry& entry) {
     num_sequences += entry.num_sequences;
-    num_tokens += entry.num_tokens + entry.num_sequences * block_size_ / 2;
+    num_tokens += entry.num_tokens;
     peak = std::max(peak, num_tokens + num_sequences * entry.num_to_come);
   };
   for (const Entry& entry : entries_) {

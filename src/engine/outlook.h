@@ -15,24 +15,22 @@ namespace fastgen {
 class Outlook {
  public:
   struct Entry {
-    std::int64_t num_tokens = 0;   // held now, or soon without a further draw
+    std::int64_t num_tokens = 0;   // held now, or soon without a further draw; and what its last blocks have room for when it ends
     std::int64_t num_to_come = 0;  // that each of its sequences is expected to draw
     std::int64_t num_sequences = 1;  // choices that share the prompt, each with its own tokens to come
     bool operator==(const Entry&) const = default;
   };
-  // What the last block of a sequence has room for is counted as half full.
-  explicit Outlook(std::int32_t block_size, std::vector<Entry> entries = {});
+  explicit Outlook(std::vector<Entry> entries = {});
 
   void add(const Entry& entry);
   void remove(const Entry& entry);  // one that was added
-  // In tokens of whole blocks, 0 for nobody.
+  // In tokens, 0 for nobody.
   std::int64_t peak() const { return peak_of(nullptr); }
   std::int64_t peak_with(const Entry& another) const { return peak_of(&another); }
 
  private:
   std::int64_t peak_of(const Entry* another) const;
 
-  std::int64_t block_size_;
   std::vector<Entry> entries_;  // those that end last come first
 };
 

@@ -260,10 +260,12 @@ class Planner {
     entries.reserve(in_.running.size());
     for (std::size_t i = 0; i < in_.running.size(); ++i)
       if (fates_[i] != Fate::kPreempted) entries.push_back(outlook_entry(in_.running[i], in_.running[i].num_others_tokens));
-    return Outlook(in_.limits.block_size, std::move(entries));
+    return Outlook(std::move(entries));
   }
-  static Outlook::Entry outlook_entry(const SequenceView& sequence, std::int32_t num_others_tokens) {
-    return {sequence.num_tokens - num_others_tokens, sequence.num_to_come, 1 + sequence.num_followers};
+  Outlook::Entry outlook_entry(const SequenceView& sequence, std::int32_t num_others_tokens) const {
+    const std::int64_t num_sequences = 1 + sequence.num_followers, at_end = sequence.num_tokens + sequence.num_to_come;
+    const std::int64_t unused = std::int64_t{blocks_for(at_end)} * in_.limits.block_size - at_end;
+    return {sequence.num_tokens - num_others_tokens + num_sequences * unused, sequence.num_to_come, num_sequences};
   }
 
   // Its last token is always computed anew: the draw needs its logits.

@@ -10,8 +10,6 @@ using namespace fastgen;
 
 namespace {
 
-constexpr std::int64_t kBlock = 16;
-
 // By walking through time, one draw of each sequence after the other.
 std::int64_t peak_by_walking(const std::vector<Outlook::Entry>& entries) {
   std::int64_t peak = 0, longest = 0;
@@ -19,7 +17,7 @@ std::int64_t peak_by_walking(const std::vector<Outlook::Entry>& entries) {
   for (std::int64_t now = 0; now <= longest; ++now) {
     std::int64_t held = 0;
     for (const Outlook::Entry& entry : entries)
-      if (entry.num_to_come >= now) held += entry.num_tokens + entry.num_sequences * (now + kBlock / 2);
+      if (entry.num_to_come >= now) held += entry.num_tokens + entry.num_sequences * now;
     peak = std::max(peak, held);
   }
   return peak;
@@ -31,7 +29,7 @@ TEST_CASE("outlook: the peak is that of a walk through time, whoever comes and g
   std::mt19937_64 random(test::seed());
   const auto below = [&](std::int64_t bound) { return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(bound)); };
   for (int round = 0; round < 200; ++round) {
-    Outlook outlook(kBlock);
+    Outlook outlook;
     std::vector<Outlook::Entry> entries;
     CHECK(outlook.peak() == 0);
     for (std::int64_t turns = 1 + below(20); turns > 0; --turns) {
@@ -41,7 +39,7 @@ TEST_CASE("outlook: the peak is that of a walk through time, whoever comes and g
       CHECK(outlook.peak_with(entry) == expected);
       outlook.add(entry);
       CHECK(outlook.peak() == expected);
-      CHECK(Outlook(kBlock, entries).peak() == expected);
+      CHECK(Outlook(entries).peak() == expected);
       if (below(4) > 0) continue;
       const std::int64_t gone = below(static_cast<std::int64_t>(entries.size()));
       outlook.remove(entries[static_cast<std::size_t>(gone)]);

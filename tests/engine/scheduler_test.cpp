@@ -232,7 +232,7 @@ TEST_CASE("scheduler: nobody is admitted whom the pool cannot hold to the end, b
     check_plan(input, plan);
     return plan.chunks.size() + plan.paged_in.size();
   };
-  // Ends with 190 tokens, while the pool has 400: two fit with the halves of their last blocks, three do not.
+  // Ends with 190 tokens in blocks of 4, while the pool has 400: two fit, three do not.
   const auto long_one = [](std::int32_t id) {
     SequenceView view = waiting_view(id, 10);
     view.num_to_come = 180;
