@@ -53,8 +53,8 @@ class Products {
     std::int64_t tokens = 0, logits = 0;  // the most rows of a product of a layer, and of the head
   };
   // Times candidates for every learned shape and bucket of rows that the cache file lacks, while there is time; the next start goes on.
-  // (Not while requests are served: the same one would get other roundings later.) Runs those from the file once. Waits for the GPU. Inputs and outputs lie in the scratch; what does not fit there
-  // is left out.
+  // (Not while requests are served: the same one would get other roundings later.) Runs those from the file once. Waits for the GPU.
+  // Inputs and outputs lie in the scratch; what does not fit there is left out.
   void tune(std::span<const Scratch> scratch, const RowLimits& limits);
 
   // Pointers are device memory, rows contiguous. x and w of shape.dtype; bias [N] only with float32 results. No allocation,

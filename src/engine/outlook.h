@@ -1,5 +1,5 @@
 // Whether the arena holds the running sequences until each has ended. Whoever is admitted beyond that loses its blocks later, and what
-// was computed of it is computed again. 512 prompts of 1,024 tokens with answers of 1,195, a quarter more than an H200 holds: 10,137
+// was computed of it is computed again. 512 prompts of 1,024 tokens with answers of 1,195, a third more than an H200 holds: 10,137
 // tokens a second, and 9,652 without a look ahead (gpu-offline.json, gpu-offline-again.json: another card, 1 % faster at the rest).
 //
 // The most tokens that a set of sequences ever holds, if each draws as many more as is expected of it: between two ends the number only
