@@ -124,8 +124,9 @@ void Roster::finish(Sequence& sequence, FinishReason reason, std::uint64_t now_u
   end_phase(sequence);
   Event event = event_of(sequence, EventKind::kFinish, now_us);
   event.reason = reason;
-  const bool ended_by_itself = reason == FinishReason::kStop || reason == FinishReason::kLength;
-  if (ended_by_itself && may_stop(request.request.sampling)) usual_length_.add(static_cast<std::int32_t>(sequence.output.size()));
+  // One that was cancelled counts too: that is how stop strings and deadlines end it.
+  const bool had_its_time = reason != FinishReason::kError && !sequence.output.empty();
+  if (had_its_time && may_stop(request.request.sampling)) usual_length_.add(static_cast<std::int32_t>(sequence.output.size()));
   event.last_of_request = --request.num_unfinished == 0;
   ring_of(sequence).push_finish(event);
   drop_prompt_if_unneeded(request);

@@ -98,7 +98,7 @@ class Roster {
   ByAge waiting_, running_;
   std::map<std::uint64_t, RequestState*> prompts_;  // those with a kept prompt, by age
   std::uint64_t last_arrival_us_ = 0;
-  UsualLength usual_length_;  // of answers that may end by themselves
+  UsualLength usual_length_;  // of answers that may end before max_tokens
   Counts counts_;
 };
 

@@ -4,7 +4,6 @@
 #include <fstream>
 #include <numeric>
 
-#include "bench/load_client.h"
 #include "fastgen/error.h"
 #include "support/support.h"
 
@@ -109,13 +108,6 @@ TEST_CASE("made-up chats have ShareGPT's long tail") {
   CHECK(sum / 2000 > 120);
   CHECK(sum / 2000 < 280);
   CHECK(most > 800);
-}
-
-TEST_CASE("addresses") {
-  CHECK(parse_url("http://localhost:80/v1/").port == "80");
-  CHECK(parse_url("http://example.org").port == "80");
-  CHECK(parse_url("http://[::1]:5678").host == "::1");
-  for (const char* bad : {"", "https://x:1", "localhost:1", "http://", "http://x:y", "http://x:1/path"}) CHECK_THROWS_AS(parse_url(bad), Error);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "bench/load_client.h"
 
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
@@ -19,9 +18,9 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <fmt/format.h>
-#include <simdjson.h>
 
 #include "base/clock.h"
+#include "bench/chunk_reader.h"
 #include "bench/sse_reader.h"
 #include "fastgen/error.h"
 
@@ -45,53 +44,6 @@ Stream::endpoint endpoint_of(const LoadTarget& target, asio::io_context& context
   if (error || found.empty()) throw Error(fmt::format("--url: {}:{}: {}", target.host, target.port, error.message()));
   return found.begin()->endpoint();
 }
-
-std::string head_of(const LoadTarget& target, const char* method, const std::string& path, std::size_t body_bytes) {
-  const std::string host = target.unix_path.empty() ? fmt::format("{}:{}", target.host, target.port) : "localhost";
-  std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream, application/json\r\n", method, path, host);
-  if (!target.api_key.empty()) head += fmt::format("Authorization: Bearer {}\r\n", target.api_key);
-  if (body_bytes > 0) head += fmt::format("Content-Type: application/json\r\nContent-Length: {}\r\n", body_bytes);
-  return head + "\r\n";
-}
-
-// What one event says, for the figures.
-struct ChunkFacts {
-  bool has_token = false;  // by the definition of load_figures.h
-  bool failed = false;     // an error event
-  std::int64_t prompt_tokens = -1, completion_tokens = -1;
-};
-
-class ChunkReader {
- public:
-  ChunkFacts read(std::string_view data) {
-    ChunkFacts facts;
-    simdjson::dom::element event, choice;
-    if (parser_.parse(data.data(), data.size()).get(event)) {
-      facts.failed = true;
-      return facts;
-    }
-    if (simdjson::dom::element error; !event["error"].get(error) && !error.is_null()) facts.failed = true;
-    if (!event["choices"].at(0).get(choice)) facts.has_token = is_token(choice);
-    if (simdjson::dom::element usage; !event["usage"].get(usage) && usage.is_object()) {
-      if (usage["prompt_tokens"].get(facts.prompt_tokens)) facts.prompt_tokens = -1;
-      if (usage["completion_tokens"].get(facts.completion_tokens)) facts.completion_tokens = -1;
-    }
-    return facts;
-  }
-
- private:
-  static bool is_token(const simdjson::dom::element& choice) {
-    std::string_view text, role, reason;
-    const bool is_chat = !choice["delta"].error();
-    const bool has_text = (is_chat ? !choice["delta"]["content"].get(text) : !choice["text"].get(text)) && !text.empty();
-    if (has_text) return true;
-    const bool names_role = is_chat && !choice["delta"]["role"].get(role);
-    const bool ends = !choice["finish_reason"].get(reason);
-    return !names_role && !ends;
-  }
-
-  simdjson::dom::parser parser_;
-};
 
 class LoadRun;
 
@@ -277,7 +229,7 @@ void Connection::start(std::size_t job_idx) {
 void Connection::send() {
   const LoadTarget& target = run_.target();
   const std::string& body = run_.job(job_idx_).body;
-  head_ = head_of(target, "POST", target.path, body.size());
+  head_ = request_head(target, "POST", target.path, body.size());
   const std::array<asio::const_buffer, 2> buffers = {asio::buffer(head_), asio::buffer(body)};
   asio::async_write(socket_, buffers, [self = shared_from_this()](error_code error, std::size_t) {
     if (self->is_over()) return;
@@ -357,31 +309,6 @@ void Connection::end(const std::string& error) {
 
 }  // namespace
 
-LoadTarget parse_url(const std::string& url) {
-  constexpr std::string_view kScheme = "http://", kUnix = "unix:";
-  if (url.starts_with(kUnix)) {
-    LoadTarget target;
-    target.unix_path = url.substr(kUnix.size());
-    if (target.unix_path.empty() || target.unix_path.size() >= sizeof(sockaddr_un::sun_path))
-      throw Error(fmt::format("--url {}: needs the path of a socket behind unix:, of at most {} bytes", url, sizeof(sockaddr_un::sun_path) - 1));
-    return target;
-  }
-  if (!url.starts_with(kScheme)) throw Error(fmt::format("--url {}: must begin with http:// or unix:", url));
-  std::string rest = url.substr(kScheme.size());
-  while (rest.ends_with('/')) rest.pop_back();
-  if (rest.ends_with("/v1")) rest.resize(rest.size() - 3);
-  LoadTarget target;
-  const std::size_t colon = rest.rfind(':'), bracket = rest.rfind(']');
-  const bool has_port = colon != std::string::npos && (bracket == std::string::npos || colon > bracket);
-  target.host = has_port ? rest.substr(0, colon) : rest;
-  target.port = has_port ? rest.substr(colon + 1) : "80";
-  if (target.host.starts_with('[') && target.host.ends_with(']')) target.host = target.host.substr(1, target.host.size() - 2);
-  if (target.host.empty() || target.port.empty() || rest.find('/') != std::string::npos ||
-      target.port.find_first_not_of("0123456789") != std::string::npos)
-    throw Error(fmt::format("--url {}: needs the form http://HOST:PORT", url));
-  return target;
-}
-
 LoadResult run_load(const std::vector<LoadJob>& jobs, const LoadOptions& options) {
   if (jobs.empty()) return {};
   LoadRun run(jobs, options);
@@ -395,7 +322,7 @@ std::string http_get(const LoadTarget& target, const std::string& path) {
   socket.connect(endpoint_of(target, context), error);
   if (error)
     throw Error(fmt::format("--url: {}: {}", target.unix_path.empty() ? target.host + ":" + target.port : target.unix_path, error.message()));
-  asio::write(socket, asio::buffer(head_of(target, "GET", path, 0)), error);
+  asio::write(socket, asio::buffer(request_head(target, "GET", path, 0)), error);
   SseReader reader;
   std::array<char, 16384> buffer{};
   while (!error && !reader.is_done()) {

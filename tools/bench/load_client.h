@@ -8,18 +8,9 @@
 #include <vector>
 
 #include "bench/load_figures.h"
+#include "bench/load_target.h"
 
 namespace fastgen::bench {
-
-struct LoadTarget {
-  std::string host = "127.0.0.1";
-  std::string port = "8000";
-  std::string unix_path;  // of a Unix socket, instead of host and port; empty: none
-  std::string path;       // "/v1/completions"
-  std::string api_key;    // empty: none
-};
-// "http://host:port", "/v1" behind it allowed, or "unix:" and a path; the path of requests is left empty. Throws Error naming --url.
-LoadTarget parse_url(const std::string& url);
 
 struct LoadJob {
   std::string body;
