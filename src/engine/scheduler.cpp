@@ -250,7 +250,7 @@ class Planner {
   }
 
   // Whether all have blocks until they end. One that ends before the others need more than there is may come anyway.
-  bool will_fit(const SequenceView& sequence, std::int32_t num_others_tokens) {
+  bool will_fit(const SequenceView& sequence, std::int32_t num_others_tokens) const {
     if (!outlook_) return true;
     const std::int64_t room = std::int64_t{in_.limits.num_blocks} * in_.limits.block_size;
     return outlook_->peak_with(outlook_entry(sequence, num_others_tokens)) <= std::max(room, outlook_->peak());

@@ -149,6 +149,30 @@ TEST_CASE("engine: of lengths that are known nothing is computed twice, of other
   check_idle(*engine);
 }
 
+TEST_CASE("engine: answers that are cancelled teach how long answers are, as stop strings end them so") {
+  EchoEngine echo("late:echo");
+  echo.config.kv_gb = echo_kv_gb(40, echo.config.block_size);
+  echo.config.event_ring_size = 64;  // so that an answer is hardly longer than what was read of it
+  std::vector<Request> requests(60);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt.assign(20 + i, static_cast<TokenId>(i));
+    requests[i].sampling = {.seed = i, .max_tokens = 43, .logit_bias = {{kEosId, -100}}};
+  }
+  auto engine = echo.create();
+  Request endless = requests[0];
+  endless.sampling.max_tokens = 130;
+  const RequestId id = engine->submit(*engine->try_admit(), endless);
+  Event event;
+  while (event.kind != EventKind::kFinish) {
+    if (engine->ring(0).wait(50)) engine->ring(0).acknowledge();
+    while (event.kind != EventKind::kFinish && engine->ring(0).pop(event))
+      if (event.kind == EventKind::kToken && event.position == 43) engine->cancel(id);
+  }
+  REQUIRE(event.reason == FinishReason::kCancelled);
+  check_answers(requests, run_all(*engine, requests));
+  CHECK(engine->stats().num_preemptions == 0);
+}
+
 TEST_CASE("engine: n choices start from one prefill") {
   for (const char* backend : {"echo", "late:echo"}) {
     CAPTURE(backend);

@@ -43,6 +43,11 @@ std::string history_path() {
   return folder / "fastgen" / "fgchat_history";
 }
 
+bool is_dumb_terminal() {
+  const char* term = std::getenv("TERM");
+  return term == nullptr || *term == '\0' || std::string_view(term) == "dumb";
+}
+
 }  // namespace
 
 struct LineReader::Editor {
@@ -84,20 +89,26 @@ struct LineReader::Editor {
     return !interrupted;
   }
 
-  // One character from the terminal: 1, 0 at its end, -1 on Ctrl-C. libedit's own reader would go on after a signal.
+  // A byte from the terminal: 1, 0 at its end, -1 on Ctrl-C. libedit's own reader would go on after a signal.
+  int read_byte(char& byte) {
+    while (wait_for_input()) {
+      const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
+      if (count >= 0 || errno != EINTR) return count > 0;
+    }
+    return -1;
+  }
+
+  // A character, with the same results.
   static int read_char(EditLine* line, wchar_t* out) {
     std::mbstate_t state{};
-    while (of(line).wait_for_input()) {
+    while (true) {
       char byte = 0;
-      const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
-      if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) return 0;
+      if (const int got = of(line).read_byte(byte); got != 1) return got;
       const std::size_t used = std::mbrtowc(out, &byte, 1, &state);
       if (used == static_cast<std::size_t>(-2)) continue;  // within a character
       if (used != static_cast<std::size_t>(-1)) return 1;
       state = {};  // not a character: forgotten
     }
-    return -1;
   }
 
   // Pasted text with its line breaks, which would end the line if they were typed (xterm's bracketed paste mode: it comes between
@@ -106,7 +117,7 @@ struct LineReader::Editor {
     std::string text;
     while (!text.ends_with(kPasteEnd)) {
       char byte = 0;
-      if (!of(line).wait_for_input() || ::read(STDIN_FILENO, &byte, 1) != 1) return CC_EOF;
+      if (of(line).read_byte(byte) != 1) return CC_EOF;
       text += byte == '\r' ? '\n' : byte;
     }
     text.resize(text.size() - kPasteEnd.size());
@@ -122,6 +133,7 @@ struct LineReader::Editor {
   }
 
   Interrupts& interrupts;
+  const bool brackets_pastes = !is_dumb_terminal();  // a dumb one would show the request
   bool interrupted = false;  // by Ctrl-C, within the line that is being read
   std::string prompt;
   const std::string path = history_path();
@@ -144,9 +156,9 @@ ReadResult LineReader::read(const std::string& prompt, std::string& line) {
   editor_->interrupted = false;
   el_resize(editor_->line);
   int count = 0;
-  std::cout << kPasteOn << std::flush;
+  if (editor_->brackets_pastes) std::cout << kPasteOn << std::flush;
   const char* text = el_gets(editor_->line, &count);
-  std::cout << kPasteOff << std::flush;
+  if (editor_->brackets_pastes) std::cout << kPasteOff << std::flush;
   if (editor_->interrupted) {
     el_reset(editor_->line);
     std::cout << "^C\n" << std::flush;
